@@ -1,0 +1,44 @@
+"""ConvMixer Lab: the ConvMixer model family, its training and evaluation, and a study of its variants.
+
+The names below are loaded when first used, so that ``import convmixer`` and ``convmixer --help`` stay quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from convmixer.config import RunConfig as RunConfig
+    from convmixer.data import load_dataset as load_dataset
+    from convmixer.errors import InputError as InputError
+    from convmixer.models import ConvMixer as ConvMixer
+    from convmixer.models import ConvMixerBN as ConvMixerBN
+    from convmixer.models import ConvMixerLC as ConvMixerLC
+    from convmixer.models import ConvMixerRH as ConvMixerRH
+    from convmixer.models import create_model as create_model
+    from convmixer.models import load_weights as load_weights
+    from convmixer.presets import run_config as run_config
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ConvMixer": "convmixer.models",
+    "ConvMixerBN": "convmixer.models",
+    "ConvMixerLC": "convmixer.models",
+    "ConvMixerRH": "convmixer.models",
+    "InputError": "convmixer.errors",
+    "RunConfig": "convmixer.config",
+    "create_model": "convmixer.models",
+    "load_dataset": "convmixer.data",
+    "load_weights": "convmixer.models",
+    "run_config": "convmixer.presets",
+}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

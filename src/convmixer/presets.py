@@ -1,0 +1,95 @@
+"""Named models and recipes, each derived from a named base by the few fields that change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from convmixer.config import AugmentConfig, ModelConfig, RunConfig, TrainConfig
+from convmixer.errors import InputError, nearest
+
+
+@dataclass(frozen=True)
+class ModelPreset:
+    """An architecture and the data that it was made for."""
+
+    architecture: ModelConfig
+    n_classes: int = 10
+    image_size: int = 32
+    source: str = "the study's document"
+
+
+_BASELINE = ModelConfig(dim=256, depth=8, kernel_size=9, patch_size=2)
+_PAPER = "arXiv 2201.09792"
+
+
+def _imagenet(**fields: Any) -> ModelPreset:
+    return ModelPreset(replace(_BASELINE, **fields), n_classes=1000, image_size=224, source=_PAPER)
+
+
+MODELS: dict[str, ModelPreset] = {
+    "convmixer": ModelPreset(_BASELINE),
+    "convmixer_rh": ModelPreset(replace(_BASELINE, variant="rh")),
+    "convmixer_lc": ModelPreset(replace(_BASELINE, variant="lc")),
+    "convmixer_bn": ModelPreset(replace(_BASELINE, variant="bn")),
+    "convmixer_256_8_k5": ModelPreset(replace(_BASELINE, kernel_size=5), source="the authors' short CIFAR-10 run"),
+    "convmixer_256_8_k9": ModelPreset(_BASELINE),
+    "convmixer_512_8_k5": ModelPreset(replace(_BASELINE, dim=512, kernel_size=5)),
+    "convmixer_512_8_k9": ModelPreset(replace(_BASELINE, dim=512)),
+    # timm's names
+    "convmixer_1536_20": _imagenet(dim=1536, depth=20, patch_size=7),
+    "convmixer_768_32": _imagenet(dim=768, depth=32, kernel_size=7, patch_size=7, activation="relu"),
+    "convmixer_1024_20_ks9_p14": _imagenet(dim=1024, depth=20, patch_size=14),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train, whatever the model and the data."""
+
+    description: str
+    augment: AugmentConfig
+    train: TrainConfig
+
+
+RECIPES: dict[str, Recipe] = {
+    # The document names its ingredients (cosine annealing, RandAugment, random crop, flip, AdamW, clipping, weight decay
+    # 1e-2, AMP) but no peak learning rate for it; the one that its tuning recommends is taken.
+    "baseline": Recipe(
+        "as the study's document describes it",
+        AugmentConfig(crop="pad", randaugment=2),
+        TrainConfig(lr=0.01, weight_decay=0.01),
+    ),
+    "reference": Recipe(
+        "the authors' short CIFAR-10 run, and what the study really ran",
+        AugmentConfig(crop="resized", crop_scale=1.0, randaugment=2, randaugment_magnitude=12),
+        TrainConfig(lr=0.05, weight_decay=0.005, clip_norm=1.0, schedule="triangular", precision="float16"),
+    ),
+}
+
+
+def model_preset(name: str) -> ModelPreset:
+    """The preset called ``name``. Raises InputError, with the nearest name, if there is none."""
+    if name not in MODELS:
+        raise InputError(f"--model: {name!r} is not a model; {nearest(name, MODELS)}")
+    return MODELS[name]
+
+
+def run_config(model: str = "convmixer", recipe: str = "baseline", **changes: Any) -> RunConfig:
+    """A run's configuration from a model preset, a recipe and the fields that differ from them.
+
+    ``run_config("convmixer_rh", "reference", dataset="digits", epochs=3, dim=64)``
+
+    Raises:
+        InputError: unknown preset, recipe or field, or an impossible value.
+    """
+    if recipe not in RECIPES:
+        raise InputError(f"--recipe: {recipe!r} is not a recipe; {nearest(recipe, RECIPES)}")
+    base = RunConfig(
+        model=model,
+        recipe=recipe,
+        architecture=model_preset(model).architecture,
+        augment=RECIPES[recipe].augment,
+        train=RECIPES[recipe].train,
+    )
+    return base.replace(**changes)
