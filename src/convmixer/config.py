@@ -26,9 +26,8 @@ Device = Literal["auto", "cuda", "mps", "cpu"]
 Protocol = Literal["validation", "original"]
 
 
-def _incidental(default: Any) -> Any:
-    """A field that says where or how conveniently a run happens, not what it computes: not part of its identity."""
-    return field(default=default, metadata={"identity": False})
+_INCIDENTAL = {"identity": False}
+"""Metadata of fields that say where and how conveniently a run happens, not what it computes."""
 
 
 class _Checked:
@@ -134,7 +133,7 @@ class DataConfig(_Checked):
     """Which images, and how they are split."""
 
     dataset: str = "cifar10"
-    """digits, cifar10, cifar100, or folder:PATH with PATH/train/<class>/* and PATH/test/<class>/*, or PATH/<class>/*."""
+    """digits, cifar10, cifar100, or folder:PATH (PATH/train/<class>/* and PATH/test/<class>/*, or PATH/<class>/*)."""
     image_size: int | None = None
     """Side in pixels that the images of a folder are resized and cropped to; by default their own where all agree."""
     val_fraction: float = 0.1
@@ -143,9 +142,9 @@ class DataConfig(_Checked):
     """Part of a folder that comes without a test split to set aside as one."""
     split_seed: int = 0
     """Seed of these splits. Kept apart from the run's seed, so that runs with different seeds see the same split."""
-    data_dir: str = _incidental("data")
+    data_dir: str = field(default="data", metadata=_INCIDENTAL)
     """Where archives are looked for and placed."""
-    source: str | None = _incidental(None)
+    source: str | None = field(default=None, metadata=_INCIDENTAL)
     """Where to download an archive from instead of the known hosts: an https:// URL, or hub (Hugging Face)."""
 
     def _problems(self) -> Iterator[str]:
@@ -209,9 +208,9 @@ class TrainConfig(_Checked):
     """auto: bfloat16 or float16 on a GPU that has it, else float32. float16 falls back to float32 without a GPU."""
     channels_last: bool = False
     """Keep activations as NHWC in memory."""
-    device: Device = _incidental("auto")
+    device: Device = field(default="auto", metadata=_INCIDENTAL)
     """Where to run; auto takes cuda, mps or cpu, whichever is found first."""
-    checkpoint_minutes: float = _incidental(10.0)
+    checkpoint_minutes: float = field(default=10.0, metadata=_INCIDENTAL)
     """Minutes between checkpoints within an epoch; one is written after every epoch as well."""
 
     def _problems(self) -> Iterator[str]:
@@ -294,9 +293,9 @@ def sections() -> tuple[str, ...]:
 
 def field_owners() -> dict[str, str]:
     """Each field's name and the section that holds it ('' for a run's own fields)."""
-    owners = {name: "" for name in _own_fields(RunConfig())}
+    owners = dict.fromkeys(_own_fields(RunConfig()), "")
     for section in sections():
-        owners |= {name: section for name in _own_fields(getattr(RunConfig(), section))}
+        owners |= dict.fromkeys(_own_fields(getattr(RunConfig(), section)), section)
     return owners
 
 

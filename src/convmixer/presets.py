@@ -53,8 +53,8 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    # The document names its ingredients (cosine annealing, RandAugment, random crop, flip, AdamW, clipping, weight decay
-    # 1e-2, AMP) but no peak learning rate for it; the one that its tuning recommends is taken.
+    # The document names the ingredients (cosine annealing, RandAugment, random crop, flip, AdamW, clipping, weight
+    # decay 1e-2, AMP) but no peak learning rate; the one that its tuning recommends is taken.
     "baseline": Recipe(
         "as the study's document describes it",
         AugmentConfig(crop="pad", randaugment=2),

@@ -1,0 +1,170 @@
+"""ConvMixer: patch embedding, blocks of depthwise and pointwise convolutions, pooling, classifier.
+
+Trockman and Kolter, "Patches Are All You Need?", arXiv 2201.09792, section 2. Submodules are named as in timm
+(``stem``, ``blocks``, ``head``), so that its weights load as they are.
+
+Shapes: N images, C channels, H × W pixels; p = patch size, h = hidden dimension; H' = H // p, W' = W // p.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from convmixer.config import Activation
+from convmixer.errors import InputError, nearest
+from convmixer.models.classifiers import HeadFactory, linear_head
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
+
+BranchFactory = Callable[[int, int, type[nn.Module]], nn.Module]
+"""Makes a block's residual branch, (N, h, H', W') → the same, from h, the kernel size and the activation."""
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drops a residual branch for a random part of the images (arXiv 1603.09382, section 3).
+
+    What is kept is scaled by 1 / (1 - probability), so that evaluation needs no correction.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, ...) → the same shape."""
+        if not self.training or self.probability == 0.0:
+            return x
+        keep = 1.0 - self.probability
+        mask = x.new_empty((x.shape[0],) + (1,) * (x.dim() - 1)).bernoulli_(keep)
+        return x * (mask / keep)
+
+    def extra_repr(self) -> str:
+        """Shown by print(model)."""
+        return f"probability={self.probability:g}"
+
+
+class Residual(nn.Module):
+    """x + drop_path(fn(x))."""
+
+    def __init__(self, fn: nn.Module, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.fn = fn
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, ...) → the same shape."""
+        branch: torch.Tensor = self.drop_path(self.fn(x))
+        return x + branch
+
+
+def conv_unit(conv: nn.Conv2d, activation: type[nn.Module]) -> list[nn.Module]:
+    """Convolution, activation, batch normalisation, in the paper's order: the normalisation comes last."""
+    return [conv, activation(), nn.BatchNorm2d(conv.out_channels)]
+
+
+def depthwise(dim: int, kernel_size: int) -> nn.Conv2d:
+    """k×k convolution of every channel by itself that keeps H and W.
+
+    The padding is explicit: for the odd kernels used here it is the same as "same", and it exports.
+    """
+    return nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
+
+
+def depthwise_branch(dim: int, kernel_size: int, activation: type[nn.Module]) -> nn.Module:
+    """The paper's residual branch: mixes positions within each channel."""
+    return nn.Sequential(*conv_unit(depthwise(dim, kernel_size), activation))
+
+
+class ConvMixer(nn.Module):
+    """The paper's network; ``head`` and ``branch`` are the two parts that the study's variants exchange.
+
+    Args:
+        dim: hidden dimension h.
+        depth: number of blocks.
+        kernel_size: side of the depthwise kernels in positions; odd.
+        patch_size: side of the patches in pixels. Pixels beyond the last whole patch are not seen.
+        n_classes: outputs; 0 for none (the pooled features are returned).
+        in_channels: C of the images.
+        activation: "gelu" (the paper) or "relu".
+        dropout: probability in front of the head.
+        drop_path: stochastic depth; the drop probability rises linearly from 0 in the first block to this in the last.
+        head: makes the classifier from (dim, n_classes).
+        branch: makes a block's residual branch from (dim, kernel_size, activation class).
+
+    Raises:
+        InputError: even kernel size, sizes below 1, or an unknown activation.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        kernel_size: int = 5,
+        patch_size: int = 2,
+        n_classes: int = 10,
+        *,
+        in_channels: int = 3,
+        activation: Activation = "gelu",
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+        head: HeadFactory = linear_head,
+        branch: BranchFactory = depthwise_branch,
+    ) -> None:
+        super().__init__()
+        sizes = {"dim": dim, "depth": depth, "kernel_size": kernel_size, "patch_size": patch_size}
+        for name, value in {**sizes, "in_channels": in_channels}.items():
+            if value < 1:
+                raise InputError(f"{name} is {value}; give at least 1.")
+        if kernel_size % 2 == 0:
+            raise InputError(f"kernel_size is {kernel_size}; only an odd kernel has a centre, give an odd number.")
+        if activation not in ACTIVATIONS:
+            raise InputError(f"activation {activation!r} is unknown; {nearest(activation, ACTIVATIONS)}")
+        act = ACTIVATIONS[activation]
+        self.num_features = dim
+        self.patch_size = patch_size
+        self._make_head = head
+        patches = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
+        self.stem = nn.Sequential(*conv_unit(patches, act))
+        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        self.blocks = nn.Sequential(
+            *(
+                nn.Sequential(
+                    Residual(branch(dim, kernel_size, act), rate),
+                    *conv_unit(nn.Conv2d(dim, dim, kernel_size=1), act),
+                )
+                for rate in rates
+            )
+        )
+        self.pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head_drop = nn.Dropout(dropout)
+        self.reset_classifier(n_classes)
+
+    def reset_classifier(self, n_classes: int) -> None:
+        """Replaces the head by a new one, with fresh weights, for ``n_classes`` classes; 0 for none."""
+        if n_classes < 0:
+            raise InputError(f"n_classes is {n_classes}; give at least 0.")
+        self.n_classes = n_classes
+        head = self._make_head(self.num_features, n_classes) if n_classes else nn.Identity()
+        weight = next(self.stem.parameters())
+        self.head = head.to(device=weight.device, dtype=weight.dtype)
+
+    def get_classifier(self) -> nn.Module:
+        """The head."""
+        return self.head
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (N, C, H, W) → feature maps (N, h, H', W')."""
+        maps: torch.Tensor = self.blocks(self.stem(x))
+        return maps
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Feature maps (N, h, H', W') → logits (N, n_classes), or pooled features (N, h) with ``pre_logits``."""
+        x = self.head_drop(self.pooling(x))
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (N, C, H, W) → logits (N, n_classes)."""
+        return self.forward_head(self.forward_features(x))
