@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 
-class InputError(ValueError):
+class InputError(Exception):
     """Something that the user gave and can mend: a flag, a file, a data set, a run directory.
 
     The message is one sentence that says what is wrong, where, and what to do. The command line prints it and
