@@ -48,11 +48,11 @@ class Train:
 
     def execute(self) -> int:
         """Runs the command; returns the exit status."""
-        from convmixer.training import default_path, train, unused_path
+        from convmixer.training import default_path, newest_path, train, unused_path
 
         out = self.out
         if out is None:
-            out = default_path(self.run) if self.resume else unused_path(default_path(self.run))
+            out = (newest_path if self.resume else unused_path)(default_path(self.run))
         summary = train(self.run, out, resume=self.resume, console=_ERRORS)
         if self.json:
             _print_json(summary.to_dict() | {"run": str(out)})
@@ -287,6 +287,8 @@ def _train_defaults(arguments: list[str]) -> Train:
         chosen, _ = parser.parse_known_args(arguments)
     except argparse.ArgumentError:
         return Train()  # a flag without its value: the real parser says so
+    if chosen.config and (chosen.model or chosen.recipe):
+        raise InputError("--config: takes the place of --model and --recipe; give it or them.")
     file = Path(chosen.config) if chosen.config else None
     if file is None and chosen.resume and chosen.out and (Path(chosen.out) / "config.json").is_file():
         file = Path(chosen.out) / "config.json"
@@ -296,8 +298,6 @@ def _train_defaults(arguments: list[str]) -> Train:
         run = RunConfig.from_dict(json.loads(file.read_text()), where=str(file))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{file}: cannot be read as a run's configuration ({error}).") from None
-    if chosen.config and (chosen.model or chosen.recipe):
-        raise InputError("--config: takes the place of --model and --recipe; give it or them.")
     return Train(run=run)
 
 

@@ -149,6 +149,7 @@ class DataConfig(_Checked):
 
     def _problems(self) -> Iterator[str]:
         yield from _at_least(self, 1, "image_size")
+        yield from _at_least(self, 0, "split_seed")
         yield from _within(self, 0.0, 0.9, "val_fraction")
         yield from _within(self, 0.01, 0.9, "test_fraction")
         kinds = ("digits", "cifar10", "cifar100")

@@ -2,7 +2,7 @@
 
 from convmixer.training.evaluate import RunEvaluation, TrainedModel, evaluate_run, write_evaluation
 from convmixer.training.predict import Prediction, Unreadable, predict_images
-from convmixer.training.run_dir import EpochRecord, RunDir, Summary, default_path, unused_path
+from convmixer.training.run_dir import EpochRecord, RunDir, Summary, default_path, newest_path, unused_path
 from convmixer.training.train import train
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Unreadable",
     "default_path",
     "evaluate_run",
+    "newest_path",
     "predict_images",
     "train",
     "unused_path",

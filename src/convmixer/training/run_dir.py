@@ -12,6 +12,7 @@ tensorboard/       the same metrics as TensorBoard events
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -208,6 +209,8 @@ class RunDir:
                     raise InputError(
                         f"{self.path}: another process is training into it; wait for it or choose another --out."
                     ) from None
+            for leftover in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
+                leftover.unlink()
             yield
 
     def _is_locked(self) -> bool:
@@ -236,8 +239,15 @@ def default_path(config: RunConfig, *, root: Path = Path("results/runs")) -> Pat
 
 def unused_path(path: Path) -> Path:
     """``path``, or the first of path-2, path-3, … that does not exist."""
-    number, candidate = 1, path
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    return candidate
+    return next(candidate for candidate in _numbered(path) if not candidate.exists())
+
+
+def newest_path(path: Path) -> Path:
+    """The last of path, path-2, path-3, … that exists, or ``path``."""
+    existing = list(itertools.takewhile(Path.exists, _numbered(path)))
+    return existing[-1] if existing else path
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    yield path
+    yield from (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
