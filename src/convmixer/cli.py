@@ -22,7 +22,7 @@ from rich.table import Table
 
 from convmixer.config import Device, Precision, RunConfig
 from convmixer.errors import InputError
-from convmixer.presets import MODELS, run_config
+from convmixer.presets import run_config
 
 if TYPE_CHECKING:
     from convmixer.training.evaluate import RunEvaluation
@@ -154,41 +154,17 @@ class Models:
 
     def execute(self) -> int:
         """Runs the command; returns the exit status."""
-        import torch
+        from convmixer.models import describe_models
 
-        from convmixer.models import count_multiply_adds, count_parameters, create_model
-
-        rows: list[dict[str, Any]] = []
-        for name, preset in MODELS.items():
-            with torch.device("meta"):
-                parameters = count_parameters(create_model(name))
-            a = preset.architecture
-            rows.append(
-                {
-                    "model": name,
-                    "variant": a.variant,
-                    "dim": a.dim,
-                    "depth": a.depth,
-                    "kernel_size": a.kernel_size,
-                    "patch_size": a.patch_size,
-                    "image_size": preset.image_size,
-                    "n_classes": preset.n_classes,
-                    "parameters": parameters,
-                    "multiply_adds": count_multiply_adds(a, preset.image_size, preset.n_classes),
-                    "source": preset.source,
-                }
-            )
+        rows = describe_models()
         if self.json:
-            _print_json(rows)
+            _print_json([vars(row) for row in rows])
             return 0
         table = Table("model", "variant", "h/d", "kernel", "patch", "input", "classes", "parameters", "multiply-adds")
         for row in rows:
-            side = row["image_size"]
-            table.add_row(
-                *(str(row["model"]), str(row["variant"]), f"{row['dim']}/{row['depth']}", str(row["kernel_size"])),
-                *(str(row["patch_size"]), f"{side}×{side}", str(row["n_classes"]), f"{row['parameters']:,}"),
-                f"{row['multiply_adds'] / 1e6:,.1f} M",
-            )
+            cells = (row.model, row.variant, f"{row.dim}/{row.depth}", row.kernel_size, row.patch_size)
+            cost = (f"{row.parameters:,}", f"{row.multiply_adds / 1e6:,.1f} M")
+            table.add_row(*map(str, (*cells, f"{row.image_size}×{row.image_size}", row.n_classes, *cost)))
         Console().print(table)
         return 0
 

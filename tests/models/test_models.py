@@ -32,7 +32,8 @@ class _Residual(nn.Module):
         self.fn = fn
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.fn(x)
+        branch: torch.Tensor = self.fn(x)
+        return x + branch
 
 
 def paper_network(
@@ -154,7 +155,7 @@ def test_variants_differ_by_head_or_branch_alone() -> None:
 
 def test_variants_are_built_as_described() -> None:
     def kinds(module: nn.Module) -> list[str]:
-        return [type(part).__name__ for part in module]
+        return [type(part).__name__ for part in module.children()]
 
     assert kinds(ConvMixerRH(16, 1).head) == ["LayerNorm", "Linear", "GELU", "Linear", "LayerNorm", "Linear"]
     assert [p.shape for p in ConvMixerRH(16, 1).head[1].parameters()] == [(256, 16), (256,)]

@@ -265,7 +265,7 @@ def test_damage_is_reported_on_the_command_line(tmp_path: Path, digits: Dataset)
     config = tiny_config(epochs=3)
 
     class Stop(Console):
-        def print(self, *objects: object, **options: object) -> None:  # type: ignore[override]
+        def print(self, *objects: object, **options: object) -> None:
             if "epoch 2/3" in str(objects[0]):
                 raise KeyboardInterrupt
 

@@ -205,7 +205,7 @@ class _InterruptingConsole(Console):
         super().__init__(quiet=True)
         self.text = text
 
-    def print(self, *objects: object, **options: object) -> None:  # type: ignore[override]
+    def print(self, *objects: object, **options: object) -> None:
         if self.text in str(objects[0]):
             raise KeyboardInterrupt
 

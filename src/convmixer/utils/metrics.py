@@ -179,7 +179,7 @@ def mean_interval(values: Iterable[float]) -> MeanInterval:
     Raises:
         ValueError: no values, or one that is not finite.
     """
-    from scipy.special import stdtrit  # type: ignore[import-untyped]
+    from scipy.special import stdtrit
 
     numbers = [float(value) for value in values]
     if not numbers or not all(math.isfinite(number) for number in numbers):
