@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
+DEMO ?= results/demo
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format clean
@@ -21,9 +22,13 @@ $(STAMP): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: $(STAMP) ## Train a small ConvMixer on handwritten digits, look at its results (about a minute)
-	@$(BIN)/python -m convmixer train --dataset digits --dim 64 --depth 4 --kernel-size 5 --patch-size 1 \
-		--batch-size 32 --epochs 20 --crop-padding 1 --randaugment 0 --seed 1 $(DEMO_FLAGS)
+demo: $(STAMP) ## Train a small ConvMixer on handwritten digits and look at its results
+	@rm -rf $(DEMO)
+	@$(BIN)/python -m convmixer train --dataset digits --dim 96 --depth 4 --kernel-size 5 --patch-size 1 \
+		--epochs 30 --batch-size 32 --lr 0.005 --label-smoothing 0.1 --crop-padding 1 --randaugment 0 --erasing 0.2 \
+		--seed 1 --out $(DEMO)
+	@$(BIN)/python -m convmixer evaluate $(DEMO)
+	@echo "Look at the pictures in $(DEMO), then see $(BIN)/convmixer --help."
 
 test: $(STAMP) ## Run all tests
 	$(BIN)/python -m pytest -n $(JOBS)

@@ -301,6 +301,8 @@ def _summary_table(summary: Summary, out: Path) -> Table:
         "epoch": speed,
         "status": summary.status,
     }
+    if pictures := sorted(path.name for path in out.glob("*.png")):
+        rows["pictures"] = ", ".join(pictures)
     for name, value in rows.items():
         table.add_row(name, value)
     return table

@@ -113,7 +113,8 @@ def _finish(loop: TrainingLoop, check: Callable[[], None]) -> Summary:
     )
     write_evaluation(evaluation)
     rows = [EpochRow(r.epoch, r.train_loss, r.train_accuracy, *r.held_out(), lr=r.lr) for r in loop.records]
-    save_figure(learning_curve(rows, loop.best_epoch), run.path / "learning_curve.png")
+    curve = learning_curve(rows, loop.best_epoch, held_out="test" if loop.selection == "test" else "validation")
+    save_figure(curve, run.path / "learning_curve.png")
     return _summarize(loop, "finished", test_accuracy=evaluation.figures.accuracy, test_loss=evaluation.figures.loss)
 
 

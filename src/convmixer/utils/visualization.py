@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import threading
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from convmixer.files import write_atomic
 from convmixer.utils.metrics import CalibrationBin, expected_calibration_error
 
 if TYPE_CHECKING:  # matplotlib takes half a second to import; only drawing needs it
@@ -82,17 +82,12 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     with _styled():
         figure.savefig(buffer, format=kind[1:], metadata=metadata[kind])
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        part.write_bytes(buffer.getvalue())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomic(path, buffer.getvalue())
 
 
 @dataclass(frozen=True)
 class EpochRow:
-    """What one epoch left behind. Accuracies are fractions; ``lr`` is the learning rate at the epoch's end."""
+    """What one epoch left behind, on training and held-out images. Accuracies are fractions; ``lr`` is the last one."""
 
     epoch: int
     train_loss: float
@@ -102,8 +97,13 @@ class EpochRow:
     lr: float
 
 
-def learning_curve(rows: Sequence[EpochRow], selected_epoch: int | None = None) -> Figure:
+def learning_curve(rows: Sequence[EpochRow], selected_epoch: int | None = None, held_out: str = "validation") -> Figure:
     """Loss, accuracy and learning rate over epochs; the epoch whose weights were kept is marked.
+
+    Args:
+        rows: an epoch each.
+        selected_epoch: number of the epoch to mark.
+        held_out: what to call the images that ``val_loss`` and ``val_accuracy`` are about.
 
     Raises:
         ValueError: no rows.
@@ -117,7 +117,7 @@ def learning_curve(rows: Sequence[EpochRow], selected_epoch: int | None = None) 
         panels = figure.subplot_mosaic([["loss", "accuracy"], ["lr", "lr"]], height_ratios=[4, 1])
         for name in ("loss", "accuracy"):
             _line(panels[name], rows, f"train_{name}", color=BLUE, label="training")
-            _line(panels[name], rows, f"val_{name}", color=ORANGE, linestyle=(0, (4, 1.5)), label="validation")
+            _line(panels[name], rows, f"val_{name}", color=ORANGE, linestyle=(0, (4, 1.5)), label=held_out)
         _line(panels["lr"], rows, "lr", color=MUTED)
         panels["accuracy"].yaxis.set_major_formatter(PercentFormatter(1.0))
         panels["lr"].yaxis.set_major_locator(MaxNLocator(2))
