@@ -18,6 +18,7 @@ _PURPOSES = {
     "requirements.txt": "exact versions of what the tests ran with",
     "pyproject.toml": "ranges of dependencies, settings of the tools",
     "docs/": "protocol, messages, pictures",
+    "benchmarks/": "what to compare with: the reference recipe as a plain script",
     "tests/": "mirrors src/convmixer",
 }
 
