@@ -65,6 +65,7 @@ def test_identity_ignores_what_does_not_change_the_result() -> None:
         ({"kernel_size": 8}, "choose 7 or 9"),
         ({"kernel_size": 0}, "kernel-size"),
         ({"epochs": 0}, "--epochs: 0"),
+        ({"batch_size": 1}, "--batch-size: 1"),
         ({"epochs": 2.5}, "--epochs: expected int"),
         ({"epochs": True}, "--epochs: expected int"),
         ({"lr": float("nan")}, "--lr"),

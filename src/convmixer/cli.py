@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from convmixer.config import Device, Precision, RunConfig
-from convmixer.errors import InputError
+from convmixer.errors import InputError, Interrupted
 from convmixer.presets import run_config
 
 if TYPE_CHECKING:
@@ -225,12 +225,9 @@ def _run(arguments: list[str]) -> int:
     except BrokenPipeError:  # whoever reads our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:
-        interrupted = getattr(error, "signum", None)
-        if interrupted is None:
-            raise
+    except Interrupted as stop:
         _ERRORS.print("Interrupted; the checkpoint is written, --resume continues.", highlight=False)
-        return 128 + int(interrupted)
+        return 128 + stop.signum
 
 
 def _parse(arguments: list[str]) -> Any:

@@ -18,11 +18,11 @@ import torch
 from rich.console import Console
 
 from convmixer.data import Dataset
+from convmixer.errors import Interrupted
 from convmixer.training import RunDir, train
 from convmixer.training.checkpoint import CURRENT, load_checkpoint
 from convmixer.training.display import TrainingDisplay
 from convmixer.training.loop import TrainingLoop
-from convmixer.training.runtime import Interrupted
 from tests.training.conftest import tiny_config
 
 # Dropout and stochastic depth make the run depend on the global random state, RandAugment on that of the batches.

@@ -224,6 +224,18 @@ def test_what_does_not_fit_data_or_machine_is_refused(
         pytest.skip("there is a CUDA device")
     with pytest.raises(InputError, match=message):
         train(tiny_config(**changes), tmp_path / "run", dataset=digits)
+    assert not (tmp_path / "run").exists()  # no trace of a run that never began
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16", "float16"])
+def test_training_and_resuming_on_a_gpu(tmp_path: Path, digits: Dataset, precision: str) -> None:
+    config = tiny_config(device="cuda", precision=precision, epochs=3)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run", dataset=digits, console=_InterruptingConsole("epoch 2/3"))
+    summary = train(config, tmp_path / "run", dataset=digits, resume=True)
+    assert (summary.status, summary.device) == ("finished", "cuda")
+    assert len(RunDir(tmp_path / "run").metrics()) == 3
 
 
 @pytest.mark.parametrize("name", ["config.json", "dataset.json", "summary.json"])

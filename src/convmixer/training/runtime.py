@@ -18,15 +18,7 @@ import torch
 
 import convmixer
 from convmixer.config import Device, Precision
-from convmixer.errors import InputError
-
-
-class Interrupted(Exception):  # noqa: N818 (not an error)
-    """SIGINT or SIGTERM arrived; what was done until then is in a checkpoint."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
-        self.signum = signum
+from convmixer.errors import InputError, Interrupted
 
 
 class Interruption:

@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from convmixer.config import RunConfig
 from convmixer.data import Dataset, load_dataset
-from convmixer.errors import InputError
+from convmixer.errors import InputError, Interrupted
 from convmixer.files import write_atomic
 from convmixer.models import count_parameters
 from convmixer.training.checkpoint import DamagedCheckpointError, load_checkpoint
@@ -21,7 +21,6 @@ from convmixer.training.evaluate import evaluate_run, write_evaluation
 from convmixer.training.loop import DivergedError, TrainingLoop
 from convmixer.training.run_dir import RunDir, Summary
 from convmixer.training.runtime import (
-    Interrupted,
     Interruption,
     choose_device,
     describe_environment,
