@@ -1,8 +1,8 @@
 """Depthwise convolution in plain PyTorch on channel-major tensors, in two forms that give the same numbers.
 
 *Direct*: PyTorch's own grouped convolution. *Banded*: each channel's convolution is a product with an H·W × H·W band
-matrix, so that all channels are one batched matrix product; more arithmetic, but at a speed that stock CPU convolutions,
-and above all their weight gradients, do not come near.
+matrix, so that all channels are one batched matrix product; more arithmetic, but at a speed that PyTorch's CPU
+convolutions, and above all their weight gradients, do not come near.
 
 Shapes: x, g, results (C, N·H·W), any floating dtype; weight (C, k, k), k odd; shape = (N, H, W).
 """

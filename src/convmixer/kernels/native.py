@@ -6,7 +6,7 @@ import ctypes
 import functools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -70,7 +70,7 @@ def covers(tensor: Tensor, kernel_size: int = 1) -> bool:
 def run(
     operation: str,
     shape: Sequence[int],
-    tensors: dict[str, Tensor | None],
+    tensors: Mapping[str, Tensor | None],
     *,
     kernel_size: int = 1,
     activation: str = "gelu",

@@ -172,8 +172,7 @@ def mix_backward(
 def depthwise(x: Tensor, weight: Tensor, shape: Sequence[int], turn: bool) -> Tensor:
     """Depthwise convolution without bias; ``turn`` turns the kernels by 180 degrees: the input gradient."""
     if choose("depthwise", x, weight.shape[-1]) == "reference":
-        y = plain.convolve_input_gradient(x, weight, shape) if turn else plain.convolve(x, weight, shape)
-        return y
+        return plain.convolve_input_gradient(x, weight, shape) if turn else plain.convolve(x, weight, shape)
     out = torch.empty_like(x)
     tensors = {"input": x, "weight": weight, "output": out}
     native.run("depthwise", (x.shape[0], *shape), tensors, kernel_size=weight.shape[-1], turn=turn)
@@ -250,7 +249,9 @@ def _mix_gradients(ctx: Any, d: Tensor | None, *_: Tensor | None) -> Gradients:
     if d is None:
         return (None,) * 15
     if not ctx.kept:
-        raise RuntimeError("convmixer::mix was called with keep_hidden=False: there is nothing to compute gradients from")
+        raise RuntimeError(
+            "convmixer::mix was called with keep_hidden=False: there is nothing to compute gradients from"
+        )
     du, dw, (bias0, gamma0, beta0, bias1, gamma1, beta1) = mix_backward(
         d, *ctx.saved_tensors, *ctx.settings, ctx.of_batch
     )

@@ -35,7 +35,7 @@ def activate(x: Tensor, activation: str) -> Tensor:
 
 
 def activation_gradient(g: Tensor, x: Tensor, activation: str) -> Tensor:
-    """g · activation'(x)."""
+    """The product g · activation'(x)."""
     if activation == "gelu":
         return torch.ops.aten.gelu_backward(g, x)  # type: ignore[no-any-return]
     return torch.ops.aten.threshold_backward(g, x, 0)  # type: ignore[no-any-return]
@@ -122,7 +122,7 @@ def mix(
     activation: str,
     add_input: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x = first stage of u; v = depthwise(x) + second.bias; second stage of v times the images' factors, plus x.
+    """From x = first stage of u and v = depthwise(x) + bias: second stage of v times the images' factors, plus x.
 
     Returns:
         The result, the pre-activations v, and the (4, C) statistics of both stages.
@@ -151,9 +151,7 @@ def mix_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of :func:`mix`: of u, of the weight, and (6, C) of bias, gamma, beta of both stages."""
     behind = Stage(None, second.gamma, second.beta, second.eps)
-    dv, behind_gradients = normalize_backward(
-        d, v, behind, statistics[2:], of_batch, image_scale, shape, activation
-    )
+    dv, behind_gradients = normalize_backward(d, v, behind, statistics[2:], of_batch, image_scale, shape, activation)
     x = normalize(u, first, statistics[:2], None, None, shape, activation)[0]
     dx = convolve_input_gradient(dv, weight, shape)
     if add_input:
