@@ -53,22 +53,21 @@ struct Planes {
   float *a, *b, *padded_x, *padded_g, *columns;
 };
 
-// Consecutive elements, a vector at a time: f(offset, number of valid lanes).
+// The elements begin … end - 1, a vector at a time: f(offset, number of valid lanes).
 template <class F>
-INLINE void each(int64_t size, F f) {
-  int64_t i = 0;
-  for (; i + LANES <= size; i += LANES) f(i, LANES);
-  if (i < size) f(i, (int)(size - i));
+INLINE void each(int64_t begin, int64_t end, F f) {
+  for (; begin + LANES <= end; begin += LANES) f(begin, LANES);
+  if (begin < end) f(begin, (int)(end - begin));
 }
 
-// S sums over all elements: f(offset, valid lanes, parts) adds to parts. Lanes in float, blocks of them in double.
+// S sums over `size` elements: f(offset, valid lanes, parts) adds to parts. Lanes in float, blocks of them in double.
 template <int S, class F>
 INLINE std::array<double, S> sums(int64_t size, F f) {
   const int64_t block = 4096;
   std::array<double, S> total = {};
   for (int64_t begin = 0; begin < size; begin += block) {
     V part[S] = {};
-    each(std::min(block, size - begin), [&](int64_t i, int n) __attribute__((always_inline)) { f(begin + i, n, part); });
+    each(begin, std::min(begin + block, size), [&](int64_t i, int n) __attribute__((always_inline)) { f(i, n, part); });
     for (int s = 0; s < S; ++s) total[s] += horizontal(part[s]);
   }
   return total;
@@ -116,25 +115,23 @@ static double activate(const T* u, float bias, float* a, int64_t size) {
   })[0];
 }
 
-static void affine(float* a, const Norm& norm, int64_t size) {
-  each(size, [&](int64_t i, int) { store(a + i, load(a + i) * norm.scale + norm.shift); });
-}
-
-// Gradient through normalisation and activation: from d, the gradient of the result, and a, the activations of the
-// pre-activations u + bias, to out = the gradient of the pre-activations; parameter gradients of the stage on the way.
+// Gradient through normalisation and activation, in two passes: `moments(i, n, d, a)` gives a vector of d, the gradient
+// of the result, and of a, the activations, in the first pass; `d` and `a` are read in the second. `u` + bias are the
+// pre-activations, out becomes their gradient; the stage's parameter gradients on the way.
 // With batch statistics da = γ/σ (d - mean(d) - (a - μ)/σ² · mean(d (a - μ))), arXiv 1502.03167, section 3.
-template <class A, class D, class T, class O>
-static void normalised_gradient(const Job& job, int stage, int64_t c, const D* d, const float* a, const T* u,
+template <class A, class F, class D, class T, class O>
+static void normalised_gradient(const Job& job, int stage, int64_t c, F moments, const D* d, const float* a, const T* u,
                                 float bias, O* out, int64_t size) {
   const Norm norm = saved_normalisation(job, stage, c);
-  auto moments = sums<2>(size, [&](int64_t i, int n, V* part) {
-    V v = load(d + i, n);
-    part[0] += v;
-    part[1] += v * keep(load(a + i) - norm.mean, n);
+  auto sum = sums<2>(size, [&](int64_t i, int n, V* part) {
+    V di, ai;
+    moments(i, n, di, ai);
+    part[0] += di;
+    part[1] += di * keep(ai - norm.mean, n);
   });
-  const float centre = job.batch_statistics ? (float)(-norm.scale * moments[0] / size) : 0.0f;
-  const float slope = job.batch_statistics
-                          ? (float)(-norm.scale * moments[1] / size * norm.reciprocal * norm.reciprocal) : 0.0f;
+  const double factor = job.batch_statistics ? -norm.scale / (double)size : 0.0;
+  const float centre = (float)(factor * sum[0]);
+  const float slope = (float)(factor * sum[1] * norm.reciprocal * norm.reciprocal);
   auto bias_gradient = sums<1>(size, [&](int64_t i, int n, V* part) {
     V da = load(d + i, n) * norm.scale + ((load(a + i) - norm.mean) * slope + centre);
     V du = keep(da * A::slope(load(u + i, n) + bias), n);
@@ -143,30 +140,54 @@ static void normalised_gradient(const Job& job, int stage, int64_t c, const D* d
   });
   float* gradients = job.gradients + 3 * stage * job.channels + c;
   gradients[0] = (float)bias_gradient[0];
-  gradients[job.channels] = (float)(moments[1] * norm.reciprocal);
-  gradients[2 * job.channels] = (float)moments[0];
+  gradients[job.channels] = (float)(sum[1] * norm.reciprocal);
+  gradients[2 * job.channels] = (float)sum[0];
 }
 
-// out[n][pixel] = in[n][pixel] · scale[n]; in place too.
+// The same where the activations are still to be computed: into the plane a.
+template <class A, class D, class T, class O>
+static void stage_gradient(const Job& job, int stage, int64_t c, const D* d, float* a, const T* u, float bias, O* out,
+                           int64_t size) {
+  auto moments = [&](int64_t i, int n, V& di, V& ai) {
+    di = load(d + i, n);
+    ai = A::value(load(u + i, n) + bias);
+    store(a + i, ai);
+  };
+  normalised_gradient<A>(job, stage, c, moments, d, a, u, bias, out, size);
+}
+
+// f(begin, end, factor) for the elements of the images first … last - 1, counted from the first one: image by image
+// where the images have factors of their own, at once otherwise.
+template <class F>
+INLINE void each_image(const Job& job, int64_t first, int64_t last, F f) {
+  const int64_t pixels = job.height * job.width;
+  if (!job.image_scale) return f(0, (last - first) * pixels, 1.0f);
+  for (int64_t n = first; n < last; ++n) f((n - first) * pixels, (n - first + 1) * pixels, job.image_scale[n]);
+}
+
+// The gradient d of a channel times the images' factors, as floats.
 template <class T>
-static void scale_images(const T* in, const float* scale, float* out, int64_t images, int64_t pixels) {
-  for (int64_t image = 0; image < images; ++image, in += pixels, out += pixels)
-    each(pixels, [&](int64_t i, int n) { store(out + i, load(in + i, n) * scale[image], n); });
+static void scale_images(const Job& job, const T* d, float* out) {
+  each_image(job, 0, job.images, [&](int64_t begin, int64_t end, float factor) {
+    each(begin, end, [&](int64_t i, int n) { store(out + i, load(d + i, n) * factor, n); });
+  });
 }
 
-// Activation and normalisation of stage 0, times the scale of the image, plus the residual.
+// y = a · scale + shift, times the scale of the image, plus the residual.
 template <class T, class A>
 static void normalise_forward(const Job& job, int64_t c, const Planes& s) {
   const int64_t size = job.size();
   const T* u = (const T*)job.input + c * size;
+  const T* residual = job.residual ? (const T*)job.residual + c * size : nullptr;
   T* out = (T*)job.output + c * size;
   double sum = activate<A>(u, job.bias[0][c], s.a, size);
-  affine(s.a, normalisation(job, 0, c, s.a, size, sum), size);
-  if (job.image_scale) scale_images(s.a, job.image_scale, s.a, job.images, job.height * job.width);
-  const T* residual = job.residual ? (const T*)job.residual + c * size : nullptr;
-  each(size, [&](int64_t i, int n) {
-    V y = load(s.a + i);
-    store(out + i, residual ? y + load(residual + i, n) : y, n);
+  const Norm norm = normalisation(job, 0, c, s.a, size, sum);
+  each_image(job, 0, job.images, [&](int64_t begin, int64_t end, float factor) {
+    const V scale = splat(norm.scale * factor), shift = splat(norm.shift * factor);
+    each(begin, end, [&](int64_t i, int n) {
+      V y = load(s.a + i) * scale + shift;
+      store(out + i, residual ? y + load(residual + i, n) : y, n);
+    });
   });
 }
 
@@ -176,10 +197,9 @@ static void normalise_backward(const Job& job, int64_t c, const Planes& s) {
   const T* u = (const T*)job.input + c * size;
   const T* d = (const T*)job.gradient + c * size;
   T* out = (T*)job.output + c * size;
-  activate<A>(u, job.bias[0][c], s.a, size);
-  if (!job.image_scale) return normalised_gradient<A>(job, 0, c, d, s.a, u, job.bias[0][c], out, size);
-  scale_images(d, job.image_scale, s.b, job.images, job.height * job.width);
-  normalised_gradient<A>(job, 0, c, s.b, s.a, u, job.bias[0][c], out, size);
+  if (!job.image_scale) return stage_gradient<A>(job, 0, c, d, s.a, u, job.bias[0][c], out, size);
+  scale_images(job, d, s.b);
+  stage_gradient<A>(job, 0, c, (const float*)s.b, s.a, u, job.bias[0][c], out, size);
 }
 
 // x = normalised activation of the input (stage 0); v = depthwise(x) + bias; result = stage 1 of v, times the scale of
@@ -188,19 +208,18 @@ static void normalise_backward(const Job& job, int64_t c, const Planes& s) {
 template <class T, class A>
 static void mix_forward(const Job& job, int64_t c, const Planes& s) {
   const int64_t pixels = job.height * job.width;
-  const int64_t step = job.batch_statistics ? job.images : std::min(job.images, std::max<int64_t>(16, 8192 / pixels));
+  const int64_t block = job.batch_statistics ? job.images : std::max<int64_t>(4, 2048 / pixels);
   const DepthwiseKernels& depthwise = depthwise_kernels(job.kernel);
-  for (int64_t first = 0; first < job.images; first += step) {
-    const Geometry g(std::min(step, job.images - first), job.height, job.width, (int)job.kernel);
+  const float bias = job.bias[1][c];
+  for (int64_t first = 0; first < job.images; first += block) {
+    const Geometry g(std::min(block, job.images - first), job.height, job.width, (int)job.kernel);
     const int64_t size = g.images * pixels, offset = c * job.size() + first * pixels;
-    const T* u = (const T*)job.input + offset;
     T* out = (T*)job.output + offset;
     T* hidden = job.hidden_out ? (T*)job.hidden_out + offset : nullptr;
-    double sum = activate<A>(u, job.bias[0][c], s.a, size);
-    affine(s.a, normalisation(job, 0, c, s.a, size, sum), size);
-    pack(g, s.a, s.padded_x);
+    double sum = activate<A>((const T*)job.input + offset, job.bias[0][c], s.a, size);
+    const Norm before = normalisation(job, 0, c, s.a, size, sum);
+    pack(g, s.a, before.scale, before.shift, s.padded_x);
     depthwise.convolve(g, s.padded_x, job.weight + c * job.kernel * job.kernel, false, s.columns, s.b);
-    const float bias = job.bias[1][c];
     sum = sums<1>(size, [&](int64_t i, int n, V* part) {
       V v = load(s.b + i) + bias;
       if (hidden) store(hidden + i, v, n);
@@ -208,11 +227,15 @@ static void mix_forward(const Job& job, int64_t c, const Planes& s) {
       store(s.b + i, value);
       part[0] += keep(value, n);
     })[0];
-    affine(s.b, normalisation(job, 1, c, s.b, size, sum), size);
-    if (job.image_scale) scale_images(s.b, job.image_scale + first, s.b, g.images, pixels);
-    each(size, [&](int64_t i, int n) {
-      V y = load(s.b + i);
-      store(out + i, job.add_input ? y + load(s.a + i) : y, n);
+    const Norm behind = normalisation(job, 1, c, s.b, size, sum);
+    const float residual_scale = job.add_input ? before.scale : 0.0f;
+    const float residual_shift = job.add_input ? before.shift : 0.0f;
+    each_image(job, first, first + g.images, [&](int64_t begin, int64_t end, float factor) {
+      const V scale = splat(behind.scale * factor), shift = splat(behind.shift * factor + residual_shift);
+      each(begin, end, [&](int64_t i, int n) {
+        V y = load(s.b + i) * scale + shift;
+        store(out + i, job.add_input ? load(s.a + i) * residual_scale + y : y, n);
+      });
     });
   }
 }
@@ -225,23 +248,26 @@ static void mix_backward(const Job& job, int64_t c, const Planes& s) {
   const T* v = (const T*)job.hidden_in + c * size;
   const T* d = (const T*)job.gradient + c * size;
   const DepthwiseKernels& depthwise = depthwise_kernels(job.kernel);
-  activate<A>(v, 0.0f, s.a, size);
   if (job.image_scale) {
-    scale_images(d, job.image_scale, s.b, job.images, g.pixels());
-    normalised_gradient<A>(job, 1, c, s.b, s.a, v, 0.0f, s.b, size);
+    scale_images(job, d, s.b);
+    stage_gradient<A>(job, 1, c, (const float*)s.b, s.a, v, 0.0f, s.b, size);
   } else {
-    normalised_gradient<A>(job, 1, c, d, s.a, v, 0.0f, s.b, size);
+    stage_gradient<A>(job, 1, c, d, s.a, v, 0.0f, s.b, size);
   }
-  pack(g, s.b, s.padded_g);
+  pack(g, s.b, 1.0f, 0.0f, s.padded_g);
   const float bias = job.bias[0][c];
   activate<A>(u, bias, s.a, size);
   const Norm norm = saved_normalisation(job, 0, c);
-  each(size, [&](int64_t i, int) { store(s.b + i, load(s.a + i) * norm.scale + norm.shift); });
-  pack(g, s.b, s.padded_x);
+  pack(g, s.a, norm.scale, norm.shift, s.padded_x);
   depthwise.weight_gradient(g, s.padded_x, s.padded_g, job.weight_gradient + c * taps);
   depthwise.convolve(g, s.padded_g, job.weight + c * taps, true, s.columns, s.b);
-  if (job.add_input) each(size, [&](int64_t i, int n) { store(s.b + i, load(s.b + i) + load(d + i, n)); });
-  normalised_gradient<A>(job, 0, c, s.b, s.a, u, bias, (T*)job.output + c * size, size);
+  auto moments = [&](int64_t i, int n, V& di, V& ai) {
+    di = keep(load(s.b + i), n);
+    if (job.add_input) di += load(d + i, n);
+    store(s.b + i, di);
+    ai = load(s.a + i);
+  };
+  normalised_gradient<A>(job, 0, c, moments, (const float*)s.b, s.a, u, bias, (T*)job.output + c * size, size);
 }
 
 // Depthwise convolution alone: with bias (or none), and turned for the input gradient.
@@ -250,13 +276,13 @@ static void depthwise_forward(const Job& job, int64_t c, const Planes& s) {
   const Geometry g(job.images, job.height, job.width, (int)job.kernel);
   const int64_t size = job.size();
   const T* x = (const T*)job.input + c * size;
-  each(size, [&](int64_t i, int n) { store(s.a + i, load(x + i, n)); });
-  pack(g, s.a, s.padded_x);
+  each(0, size, [&](int64_t i, int n) { store(s.a + i, load(x + i, n)); });
+  pack(g, s.a, 1.0f, 0.0f, s.padded_x);
   depthwise_kernels(job.kernel).convolve(g, s.padded_x, job.weight + c * job.kernel * job.kernel, job.turn != 0,
                                          s.columns, s.b);
   const float bias = job.bias[1] ? job.bias[1][c] : 0.0f;
   T* out = (T*)job.output + c * size;
-  each(size, [&](int64_t i, int n) { store(out + i, load(s.b + i) + bias, n); });
+  each(0, size, [&](int64_t i, int n) { store(out + i, load(s.b + i) + bias, n); });
 }
 
 template <class T, class A>
@@ -265,8 +291,8 @@ static void depthwise_weight_gradient(const Job& job, int64_t c, const Planes& s
   const int64_t size = job.size();
   for (int side = 0; side < 2; ++side) {
     const T* from = (const T*)(side ? job.gradient : job.input) + c * size;
-    each(size, [&](int64_t i, int n) { store(s.a + i, load(from + i, n)); });
-    pack(g, s.a, side ? s.padded_g : s.padded_x);
+    each(0, size, [&](int64_t i, int n) { store(s.a + i, load(from + i, n)); });
+    pack(g, s.a, 1.0f, 0.0f, side ? s.padded_g : s.padded_x);
   }
   depthwise_kernels(job.kernel)
       .weight_gradient(g, s.padded_x, s.padded_g, job.weight_gradient + c * job.kernel * job.kernel);

@@ -33,32 +33,36 @@ struct Geometry {
     int64_t per_group = lanes / LANES;
     return q / per_group * height * stride + q % per_group * LANES;
   }
-  // Offset of pixel (0, 0) of image n.
-  int64_t image(int64_t n) const { return n / abreast * height * stride + radius + n % abreast * (width + radius); }
 };
 
-// Compact plane [images][height][width] → padded plane. `plane` is readable for LANES floats beyond its end.
-static void pack(const Geometry& g, const float* plane, float* padded) {
+// Compact plane [images][height][width] → padded plane of scale · value + shift; the padding is zero. `plane` is
+// readable for LANES floats beyond its end.
+static void pack(const Geometry& g, const float* plane, float scale, float shift, float* padded) {
   std::memset(padded, 0, g.size(g.groups) * sizeof(float));
   // Rows are written from left to right in whole vectors: what spills over is zero, and lies where later writes go.
-  for (int64_t first = 0; first < g.images; first += g.abreast)
-    for (int64_t y = 0; y < g.height; ++y)
-      for (int64_t n = first; n < std::min(first + g.abreast, g.images); ++n) {
-        const float* source = plane + n * g.pixels() + y * g.width;
-        float* target = padded + g.image(n) + y * g.stride;
+  float* target = padded + g.radius;
+  for (int64_t first = 0; first < g.images; first += g.abreast) {
+    const int64_t last = std::min(g.abreast, g.images - first);
+    for (int64_t y = 0; y < g.height; ++y, target += g.stride)
+      for (int64_t i = 0; i < last; ++i) {
+        const float* from = plane + (first + i) * g.pixels() + y * g.width;
+        float* to = target + i * (g.width + g.radius);
         for (int64_t x = 0; x < g.width; x += LANES)
-          store(target + x, keep(load(source + x), (int)std::min<int64_t>(LANES, g.width - x)));
+          store(to + x, keep(load(from + x) * scale + shift, (int)std::min<int64_t>(LANES, g.width - x)));
       }
+  }
 }
 
 // The images first … last - 1 of a padded plane that begins with image `first` → compact plane, which is writable for
 // LANES floats beyond its end: every row spills into the next one, which is written later.
 static void unpack(const Geometry& g, const float* padded, int64_t first, int64_t last, float* plane) {
-  for (int64_t n = first; n < last; ++n)
-    for (int64_t y = 0; y < g.height; ++y) {
-      const float* source = padded + g.image(n - first) + y * g.stride;
-      float* target = plane + n * g.pixels() + y * g.width;
-      for (int64_t x = 0; x < g.width; x += LANES) store(target + x, load(source + x));
+  const float* group = padded + g.radius;
+  float* to = plane + first * g.pixels();
+  for (int64_t n = first; n < last; n += g.abreast, group += g.height * g.stride)
+    for (int64_t i = 0; i < std::min(g.abreast, last - n); ++i) {
+      const float* from = group + i * (g.width + g.radius);
+      for (int64_t y = 0; y < g.height; ++y, from += g.stride, to += g.width)
+        for (int64_t x = 0; x < g.width; x += LANES) store(to + x, load(from + x));
     }
 }
 
@@ -76,7 +80,7 @@ static void convolve_columns(const float* const* source, float* const* target, i
       for (int dx = 0; dx < K; ++dx, tap += K) {
         V v[B];
 #pragma GCC unroll 4
-        for (int b = 0; b < B; ++b) v[b] = load(source[b] + y * stride + dx);
+        for (int b = 0; b < B; ++b) v[b] = in_register(load(source[b] + y * stride + dx));
 #pragma GCC unroll 16
         for (int j = 0; j < K; ++j) {
           V w = splat(tap[j]);
@@ -115,7 +119,7 @@ static void weight_gradient_rows(const Geometry& geometry, const float* x, const
       }
 #pragma GCC unroll 16
       for (int dx = 0; dx < K; ++dx) {
-        V v = load(xq + y * stride + dx);
+        V v = in_register(load(xq + y * stride + dx));
 #pragma GCC unroll 16
         for (int i = 0; i < ROWS; ++i) sum[i][dx] += v * gradient[i];
       }

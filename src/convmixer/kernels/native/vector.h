@@ -25,6 +25,16 @@ typedef int32_t VInt __attribute__((vector_size(4 * LANES)));
 typedef uint32_t VBits __attribute__((vector_size(4 * LANES)));
 typedef uint16_t VHalf __attribute__((vector_size(2 * LANES)));
 
+// Holds v in a register: GCC would repeat an unaligned load as the memory operand of every multiplication it goes into.
+INLINE V in_register(V v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#elif defined(__AVX__)
+  asm("" : "+x"(v));
+#endif
+  return v;
+}
+
 struct bf16 {
   uint16_t bits;
 };
