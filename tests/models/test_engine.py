@@ -310,3 +310,28 @@ def test_unit_recognition() -> None:
     branch = fast.as_units(at(model.blocks, 0, 0).fn)
     assert [u.is_depthwise for u in branch] == [False, True, False]
     assert fast.as_unit(nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.GELU(), nn.BatchNorm2d(3))) is None
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_fuse_changes_nothing_but_the_time(name: str) -> None:
+    plain, model = pair(name)
+    x = torch.randn(5, 3, 12, 10)
+    for m in (plain, model):
+        m(x)
+    before = copy.deepcopy(model.state_dict())
+    assert model.fuse() is model
+    plain.eval(), model.eval()
+    for bf16 in (False, True):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            model.unfuse()
+            expected = model(x)
+            assert torch.equal(model.fuse()(x), expected)
+            assert torch.equal(model(x), expected)
+            assert torch.equal(copy.deepcopy(model)(x), expected)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), before.values(), strict=True))
+    with torch.no_grad():  # changed weights are noticed
+        at(model.blocks, 1)[1].weight.mul_(2)
+        plain.load_state_dict(model.state_dict())
+        assert relative(model(x), plain(x)) < 1e-5
+    assert_same_training(plain.train(), model.train(), x)
+    assert pickle.loads(pickle.dumps(model)).fuse().unfuse().engine == "fast"

@@ -1,6 +1,7 @@
 """The operations as PyTorch sees them: registered with ``torch.library``, with shapes and gradients.
 
-``convmixer::normalize``, ``convmixer::mix`` and ``convmixer::depthwise``, and their gradients. They work on contiguous
+``convmixer::normalize``, ``convmixer::mix`` and ``convmixer::depthwise``, and their gradients; ``run_…`` are the same
+functions without the registration, for inference where its overhead would be felt. They work on contiguous
 channel-major tensors; see :mod:`convmixer.kernels.reference` for shapes, dtypes and formulas.
 """
 
@@ -20,8 +21,7 @@ from convmixer.kernels.reference import Stage, arithmetic
 Gradients = tuple[Tensor | None, ...]
 
 
-@torch.library.custom_op("convmixer::normalize", mutates_args=())
-def normalize(
+def run_normalize(
     u: Tensor,
     bias: Tensor,
     gamma: Tensor,
@@ -51,8 +51,7 @@ def normalize(
     return out, used
 
 
-@torch.library.custom_op("convmixer::normalize_backward", mutates_args=())
-def normalize_backward(
+def run_normalize_backward(
     d: Tensor,
     u: Tensor,
     bias: Tensor,
@@ -82,8 +81,7 @@ def normalize_backward(
     return du, gradients
 
 
-@torch.library.custom_op("convmixer::mix", mutates_args=())
-def mix(
+def run_mix(
     u: Tensor,
     bias0: Tensor,
     gamma0: Tensor,
@@ -128,8 +126,7 @@ def mix(
     return out, u.new_empty(0) if hidden is None else hidden, used
 
 
-@torch.library.custom_op("convmixer::mix_backward", mutates_args=())
-def mix_backward(
+def run_mix_backward(
     d: Tensor,
     u: Tensor,
     hidden: Tensor,
@@ -168,8 +165,7 @@ def mix_backward(
     return du, dw, gradients
 
 
-@torch.library.custom_op("convmixer::depthwise", mutates_args=())
-def depthwise(x: Tensor, weight: Tensor, shape: Sequence[int], turn: bool) -> Tensor:
+def run_depthwise(x: Tensor, weight: Tensor, shape: Sequence[int], turn: bool) -> Tensor:
     """Depthwise convolution without bias; ``turn`` turns the kernels by 180 degrees: the input gradient."""
     if choose("depthwise", x, weight.shape[-1]) == "reference":
         return plain.convolve_input_gradient(x, weight, shape) if turn else plain.convolve(x, weight, shape)
@@ -179,8 +175,7 @@ def depthwise(x: Tensor, weight: Tensor, shape: Sequence[int], turn: bool) -> Te
     return out
 
 
-@torch.library.custom_op("convmixer::depthwise_weight_gradient", mutates_args=())
-def depthwise_weight_gradient(x: Tensor, d: Tensor, kernel_size: int, shape: Sequence[int]) -> Tensor:
+def run_depthwise_weight_gradient(x: Tensor, d: Tensor, kernel_size: int, shape: Sequence[int]) -> Tensor:
     """Weight gradient (C, k, k) of the depthwise convolution."""
     if choose("depthwise_weight_gradient", x, kernel_size) == "reference":
         return plain.convolve_weight_gradient(x, d, kernel_size, shape)
@@ -188,6 +183,17 @@ def depthwise_weight_gradient(x: Tensor, d: Tensor, kernel_size: int, shape: Seq
     tensors = {"input": x, "gradient": d.contiguous(), "weight_gradient": dw}
     native.run("depthwise_weight_gradient", (x.shape[0], *shape), tensors, kernel_size=kernel_size)
     return dw
+
+
+# The registered forms: the same functions, seen by autograd, torch.compile and torch.export.
+normalize = torch.library.custom_op("convmixer::normalize", run_normalize, mutates_args=())
+normalize_backward = torch.library.custom_op("convmixer::normalize_backward", run_normalize_backward, mutates_args=())
+mix = torch.library.custom_op("convmixer::mix", run_mix, mutates_args=())
+mix_backward = torch.library.custom_op("convmixer::mix_backward", run_mix_backward, mutates_args=())
+depthwise = torch.library.custom_op("convmixer::depthwise", run_depthwise, mutates_args=())
+depthwise_weight_gradient = torch.library.custom_op(
+    "convmixer::depthwise_weight_gradient", run_depthwise_weight_gradient, mutates_args=()
+)
 
 
 @normalize.register_fake

@@ -9,7 +9,7 @@ Shapes: N images, C channels, H × W pixels; p = patch size, h = hidden dimensio
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 import torch
 from torch import nn
@@ -135,6 +135,7 @@ class ConvMixer(nn.Module):
         self.num_features = dim
         self.patch_size = patch_size
         self._make_head = head
+        self._constants: fast.Constants | None = None
         self.set_engine(engine)
         patches = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
         self.stem = nn.Sequential(*conv_unit(patches, act))
@@ -169,6 +170,29 @@ class ConvMixer(nn.Module):
             return auto.choose(self, x)
         return "fast" if self.engine == "fast" and fast.can_run(self, x) else "plain"
 
+    def fuse(self) -> Self:
+        """Prepares for inference with the fast engine and returns the model; parameters and state stay as they are.
+
+        What depends on the weights alone is computed once for each precision: batch normalisations become a factor and
+        a summand of each channel, weights are converted. This is exact, and the fused operations apply factor and
+        summand to values they hold anyway. Nothing is multiplied into convolutions, which would not be exact here:
+        every normalisation comes behind an activation, and what follows it is a residual sum, of which it scales one
+        term only, or a zero-padded convolution, whose border it would shift.
+
+        It takes effect in ``eval()`` without gradients; changes of the weights are noticed. :meth:`unfuse` undoes it.
+        """
+        self._constants = fast.Constants(keep=True)
+        return self
+
+    def unfuse(self) -> Self:
+        """Undoes :meth:`fuse` and returns the model."""
+        self._constants = None
+        return self
+
+    def _fast_features(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int, int]]:
+        fused = self._constants is not None and not self.training and not torch.is_grad_enabled()
+        return fast.features(self, x, self._constants.refresh(self) if fused and self._constants else None)
+
     def reset_classifier(self, n_classes: int) -> None:
         """Replaces the head by a new one, with fresh weights, for ``n_classes`` classes; 0 for none."""
         if n_classes < 0:
@@ -185,7 +209,7 @@ class ConvMixer(nn.Module):
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Images (N, C, H, W) → feature maps (N, h, H', W')."""
         if self.engine_for(x) == "fast":
-            return layout.to_maps(*fast.features(self, x)).contiguous()
+            return layout.to_maps(*self._fast_features(x)).contiguous()
         maps: torch.Tensor = self.blocks(self.stem(x))
         return maps
 
@@ -197,7 +221,7 @@ class ConvMixer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images (N, C, H, W) → logits (N, n_classes)."""
         if self.engine_for(x) == "fast" and fast.pools_by_mean(self.pooling):
-            pooled = self.head_drop(fast.pooled(*fast.features(self, x)))
+            pooled = self.head_drop(fast.pooled(*self._fast_features(x)))
             logits: torch.Tensor = self.head(pooled)
             return logits
         return self.forward_head(self.forward_features(x))

@@ -9,9 +9,9 @@ Layout: activations are (h, N·H'·W'), see :mod:`convmixer.kernels`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from convmixer.kernels import dispatch, layout, ops
 
 if TYPE_CHECKING:
     from convmixer.models.convmixer import ConvMixer, Residual
+
+T = TypeVar("T")
 
 STORAGE_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
@@ -108,7 +110,7 @@ def can_run(model: ConvMixer, x: Tensor) -> bool:
     return not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in inner)
 
 
-def features(model: ConvMixer, x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+def features(model: ConvMixer, x: Tensor, constants: Constants | None = None) -> tuple[Tensor, tuple[int, int, int]]:
     """Images (N, C, H, W) → (h, N·H'·W') in the storage dtype, and (N, H', W'). Only where :func:`can_run`."""
     dtype = storage_dtype(model, x)
     stem = as_unit(model.stem)
@@ -116,9 +118,8 @@ def features(model: ConvMixer, x: Tensor) -> tuple[Tensor, tuple[int, int, int]]
     side = stem.conv.kernel_size[0]
     shape = (x.shape[0], x.shape[2] // side, x.shape[3] // side)
     with torch.autocast(x.device.type, enabled=False):  # the dtypes are chosen here
-        run = _Run(shape)
-        state = Pending(layout.pointwise(stem.conv.weight, layout.patches(x.to(dtype), side)), stem)
-        value: Pending | Tensor = state
+        run = _Run(shape, constants or Constants())
+        value: Pending | Tensor = run.pointwise(stem, layout.patches(x.to(dtype), side))
         for block in model.blocks:
             value = run.block(value, block)
         return run.finished(value), shape
@@ -137,24 +138,94 @@ def pooled(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
     return sums.t().contiguous().to(x.dtype)  # contiguous: dropout draws its mask in the order of memory
 
 
+class Constants:
+    """Weights, parameters and running statistics in the form that the operations want.
+
+    Made anew for each pass, or kept by :meth:`ConvMixer.fuse`: then they are computed once for each dtype.
+    """
+
+    def __init__(self, keep: bool = False) -> None:
+        self.keep = keep
+        self._kept: dict[tuple[object, ...], Any] = {}
+        self._stamp: tuple[object, ...] = ()
+
+    def __reduce__(self) -> tuple[type[Constants], tuple[bool]]:
+        return Constants, (self.keep,)  # copies and pickles begin empty: the keys are this model's modules
+
+    def refresh(self, model: nn.Module) -> Constants:
+        """Forgets everything if a parameter or buffer has changed since the last call."""
+        tensors = (*model.parameters(), *model.buffers())
+        # Tensors made in inference mode count no versions.
+        stamp = tuple((id(t), t.dtype, 0 if t.is_inference() else t._version) for t in tensors)
+        if stamp != self._stamp:
+            self._kept, self._stamp = {}, stamp
+        return self
+
+    def get(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
+        """What ``make`` returns, or what it returned for this key before."""
+        if not self.keep:
+            return make()
+        if key not in self._kept:
+            self._kept[key] = make()
+        return cast(T, self._kept[key])
+
+    def matrix(self, conv: nn.Conv2d, dtype: torch.dtype) -> Tensor:
+        """The weight as a matrix in the storage dtype."""
+        return self.get(("matrix", conv, dtype), lambda: conv.weight.flatten(1).to(dtype).contiguous())
+
+    def kernels(self, conv: nn.Conv2d, u: Tensor) -> Tensor:
+        """The depthwise kernels (C, k, k)."""
+        return self.get(("kernels", conv, u.dtype), lambda: _parameter(conv.weight.squeeze(1), u))
+
+    def stage(self, unit: Unit, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Bias, gamma and beta."""
+        bias = cast(Tensor, unit.conv.bias)
+        parts = (bias, unit.norm.weight, unit.norm.bias)
+        return self.get(("stage", unit.norm, u.dtype), lambda: tuple(_parameter(part, u) for part in parts))  # type: ignore[return-value]
+
+    def statistics(self, units: Sequence[Unit], u: Tensor) -> Tensor | None:
+        """(2·len, C): running means and variances where these are to be used, None for the batch's."""
+        norms = [unit.norm for unit in units]
+        if any(norm.training or norm.running_mean is None for norm in norms):
+            if u.shape[1] == 1:
+                raise ValueError(f"Expected more than 1 value per channel when training, got {u.shape[1]} value")
+            return None
+        both = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
+        return self.get(("statistics", *norms, u.dtype), lambda: _parameter(torch.stack(both), u))
+
+    def units(self, module: nn.Module) -> list[Unit]:
+        """As :func:`as_units`."""
+        return self.get(("units", module), lambda: as_units(module))
+
+    def unit(self, block: nn.Module, parts: Sequence[nn.Module]) -> Unit | None:
+        """As :func:`as_unit`, for these modules of a block."""
+        return self.get(("unit", block), lambda: as_unit(parts))
+
+
 class _Run:
     """One forward pass for images of one shape (N, H', W')."""
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
+    def __init__(self, shape: tuple[int, int, int], constants: Constants) -> None:
         self.shape = shape
+        self.constants = constants
+        self.call_mix: Callable[..., Any] = ops.run_mix if constants.keep else ops.mix
+        self.call_normalize: Callable[..., Any] = ops.run_normalize if constants.keep else ops.normalize
 
     def block(self, state: Pending | Tensor, block: nn.Module) -> Pending | Tensor:
         from convmixer.models.convmixer import Residual
 
         parts = list(block) if type(block) is nn.Sequential else []
-        unit = as_unit(parts[1:])
+        unit = self.constants.unit(block, parts[1:])
         if unit is None or not unit.is_pointwise or type(parts[0]) is not Residual:
             dispatch.note("block", "plain")
             return self.plain(self.finished(state), block)
-        return Pending(layout.pointwise(unit.conv.weight, self.residual(state, parts[0])), unit)
+        return self.pointwise(unit, self.residual(state, parts[0]))
+
+    def pointwise(self, unit: Unit, x: Tensor) -> Pending:
+        return Pending(layout.pointwise(self.constants.matrix(unit.conv, x.dtype), x), unit)
 
     def residual(self, state: Pending | Tensor, residual: Residual) -> Tensor:
-        units = as_units(residual.fn)
+        units = self.constants.units(residual.fn)
         scale = self.image_scale(state, residual)
         if len(units) == 1 and units[0].is_depthwise and isinstance(state, Pending) and same_mode(state.unit, units[0]):
             return self.mix(state, units[0], scale, add_input=True)
@@ -173,21 +244,22 @@ class _Run:
     def unit(self, state: Pending | Tensor, unit: Unit) -> Pending | Tensor:
         """One unit of a branch; its own activation and normalisation stay pending where that helps."""
         if unit.is_pointwise:
-            return Pending(layout.pointwise(unit.conv.weight, self.finished(state)), unit)
+            return self.pointwise(unit, self.finished(state))
         if isinstance(state, Pending) and same_mode(state.unit, unit):
             return self.mix(state, unit, None, add_input=False)
-        weight = unit.conv.weight.squeeze(1)
         x = self.finished(state)
-        return Pending(ops.depthwise(x, _parameter(weight, x), self.shape, False), unit)
+        return Pending(ops.depthwise(x, self.constants.kernels(unit.conv, x), self.shape, False), unit)
 
     def finished(self, state: Pending | Tensor) -> Tensor:
         return self.normalize(state) if isinstance(state, Pending) else state
 
     def normalize(self, state: Pending, residual: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
         unit, u = state.unit, state.u
-        own = _own_statistics(unit.norm, u)
-        bias, gamma, beta = _parameters(unit, u)
-        y, used = ops.normalize(u, bias, gamma, beta, own, residual, scale, self.shape, unit.activation, unit.norm.eps)
+        own = self.constants.statistics([unit], u)
+        bias, gamma, beta = self.constants.stage(unit, u)
+        y, used = self.call_normalize(
+            u, bias, gamma, beta, own, residual, scale, self.shape, unit.activation, unit.norm.eps
+        )
         if own is None:
             update_running_statistics(unit.norm, used, u.shape[1])
         return cast(Tensor, y)
@@ -195,20 +267,17 @@ class _Run:
     def mix(self, state: Pending, unit: Unit, scale: Tensor | None, add_input: bool) -> Tensor:
         u = state.u
         norms = state.unit.norm, unit.norm
-        own = [_own_statistics(norm, u) for norm in norms]
-        given = None if own[0] is None or own[1] is None else torch.cat([own[0], own[1]])
-        weight = _parameter(unit.conv.weight.squeeze(1), u)
-        eps = [norm.eps for norm in norms]
-        y, _, used = ops.mix(
+        given = self.constants.statistics([state.unit, unit], u)
+        y, _, used = self.call_mix(
             u,
-            *_parameters(state.unit, u),
-            weight,
-            *_parameters(unit, u),
+            *self.constants.stage(state.unit, u),
+            self.constants.kernels(unit.conv, u),
+            *self.constants.stage(unit, u),
             given,
             scale,
             self.shape,
             unit.activation,
-            eps,
+            [norm.eps for norm in norms],
             add_input,
             torch.is_grad_enabled(),
         )
@@ -259,21 +328,6 @@ def update_running_statistics(norm: nn.BatchNorm2d, statistics: Tensor, count: i
         for running, now in ((norm.running_mean, statistics[0]), (norm.running_var, statistics[1])):
             now = now * (count / (count - 1)) if running is norm.running_var else now
             running.copy_(running * (1.0 - factor) + now * factor)
-
-
-def _own_statistics(norm: nn.BatchNorm2d, u: Tensor) -> Tensor | None:
-    """(2, C) running mean and variance where these are to be used, None for the batch's."""
-    if norm.training or norm.running_mean is None or norm.running_var is None:
-        if u.shape[1] == 1:
-            raise ValueError(f"Expected more than 1 value per channel when training, got {u.shape[1]} value")
-        return None
-    return _parameter(torch.stack([norm.running_mean, norm.running_var]), u)
-
-
-def _parameters(unit: Unit, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    bias, gamma, beta = unit.conv.bias, unit.norm.weight, unit.norm.bias
-    assert bias is not None
-    return _parameter(bias, u), _parameter(gamma, u), _parameter(beta, u)
 
 
 def _parameter(parameter: Tensor, u: Tensor) -> Tensor:
