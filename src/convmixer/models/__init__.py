@@ -11,7 +11,7 @@ import torch
 
 from convmixer.config import ModelConfig
 from convmixer.errors import InputError, nearest
-from convmixer.models.convmixer import ConvMixer
+from convmixer.models.convmixer import ConvMixer, Engine
 from convmixer.models.variants import ConvMixerBN, ConvMixerLC, ConvMixerRH
 from convmixer.models.weights import load_weights
 from convmixer.presets import MODELS, model_preset
@@ -21,6 +21,7 @@ __all__ = [
     "ConvMixerBN",
     "ConvMixerLC",
     "ConvMixerRH",
+    "Engine",
     "ModelRow",
     "build_model",
     "count_multiply_adds",
@@ -88,6 +89,7 @@ def create_model(
     n_classes: int | None = None,
     in_channels: int = 3,
     weights: str | Path | None = None,
+    engine: Engine = "auto",
     **overrides: Any,
 ) -> ConvMixer:
     """A model from the preset table.
@@ -97,6 +99,7 @@ def create_model(
         n_classes: outputs; the preset's own number by default, 0 for pooled features instead of logits.
         in_channels: channels of the images.
         weights: file to load weights from, see :func:`load_weights`.
+        engine: how the model is executed, see :meth:`ConvMixer.set_engine`; not part of what the model is.
         overrides: fields of :class:`convmixer.config.ModelConfig` that differ from the preset, such as ``dim=128``.
 
     Raises:
@@ -108,19 +111,19 @@ def create_model(
         if key not in fields:
             raise InputError(f"create_model: {key!r} is not a field of a model; {nearest(key, fields)}")
     config = dataclasses.replace(preset.architecture, **overrides)
-    model = build_model(config, preset.n_classes if n_classes is None else n_classes, in_channels)
+    model = build_model(config, preset.n_classes if n_classes is None else n_classes, in_channels, engine)
     if weights is not None:
         load_weights(model, weights)
     return model
 
 
-def build_model(config: ModelConfig, n_classes: int, in_channels: int) -> ConvMixer:
+def build_model(config: ModelConfig, n_classes: int, in_channels: int, engine: Engine = "auto") -> ConvMixer:
     """The network that ``config`` describes, with fresh weights from PyTorch's global random generator."""
     arguments = dataclasses.asdict(config)
     variant = arguments.pop("variant")
     if variant != "bn":
         del arguments["bottleneck_factor"]
-    return _CLASSES[variant](**arguments, n_classes=n_classes, in_channels=in_channels)
+    return _CLASSES[variant](**arguments, n_classes=n_classes, in_channels=in_channels, engine=engine)
 
 
 def count_parameters(model: torch.nn.Module) -> int:
@@ -133,7 +136,7 @@ def count_multiply_adds(config: ModelConfig, image_size: int, n_classes: int, in
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"):  # shapes only: nothing is computed
-        model = build_model(config, n_classes, in_channels).eval()
+        model = build_model(config, n_classes, in_channels, "plain").eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(torch.empty(1, in_channels, image_size, image_size))
     return int(counter.get_total_flops()) // 2

@@ -9,15 +9,22 @@ Shapes: N images, C channels, H × W pixels; p = patch size, h = hidden dimensio
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, Self, get_args
 
 import torch
 from torch import nn
 
 from convmixer.config import Activation
 from convmixer.errors import InputError, nearest
+from convmixer.kernels import layout
+from convmixer.models import auto
+from convmixer.models import engine as fast
 from convmixer.models.classifiers import HeadFactory, linear_head
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
+
+Engine = Literal["plain", "fast", "auto"]
+"""How a model is executed: by PyTorch's own modules, by the fused kernels, or by whichever is measured to be faster."""
 
 BranchFactory = Callable[[int, int, type[nn.Module]], nn.Module]
 """Makes a block's residual branch, (N, h, H', W') → the same, from h, the kernel size and the activation."""
@@ -93,6 +100,7 @@ class ConvMixer(nn.Module):
         drop_path: stochastic depth; the drop probability rises linearly from 0 in the first block to this in the last.
         head: makes the classifier from (dim, n_classes).
         branch: makes a block's residual branch from (dim, kernel_size, activation class).
+        engine: see :meth:`set_engine`.
 
     Raises:
         InputError: even kernel size, sizes below 1, or an unknown activation.
@@ -112,6 +120,7 @@ class ConvMixer(nn.Module):
         drop_path: float = 0.0,
         head: HeadFactory = linear_head,
         branch: BranchFactory = depthwise_branch,
+        engine: Engine = "auto",
     ) -> None:
         super().__init__()
         sizes = {"dim": dim, "depth": depth, "kernel_size": kernel_size, "patch_size": patch_size}
@@ -126,6 +135,8 @@ class ConvMixer(nn.Module):
         self.num_features = dim
         self.patch_size = patch_size
         self._make_head = head
+        self._constants: fast.Constants | None = None
+        self.set_engine(engine)
         patches = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
         self.stem = nn.Sequential(*conv_unit(patches, act))
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
@@ -142,6 +153,46 @@ class ConvMixer(nn.Module):
         self.head_drop = nn.Dropout(dropout)
         self.reset_classifier(n_classes)
 
+    def set_engine(self, engine: Engine) -> None:
+        """Chooses how the model is executed from now on; parameters, state and results stay the same.
+
+        Args:
+            engine: "plain", PyTorch's own modules. "fast", the fused kernels; what they do not cover runs as the plain
+                module. "auto", for each shape of input the one that is measured, once on a machine, to be faster.
+        """
+        if engine not in get_args(Engine):
+            raise InputError(f"engine {engine!r} is unknown; {nearest(engine, get_args(Engine))}")
+        self.engine: Engine = engine
+
+    def engine_for(self, x: torch.Tensor) -> str:
+        """What a forward pass on x runs as in the present mode and autocast state: "plain" or "fast"."""
+        if self.engine == "auto":
+            return auto.choose(self, x)
+        return "fast" if self.engine == "fast" and fast.can_run(self, x) else "plain"
+
+    def fuse(self) -> Self:
+        """Prepares for inference with the fast engine and returns the model; parameters and state stay as they are.
+
+        What depends on the weights alone is computed once for each precision: batch normalisations become a factor and
+        a summand of each channel, weights are converted. This is exact, and the fused operations apply factor and
+        summand to values they hold anyway. Nothing is multiplied into convolutions, which would not be exact here:
+        every normalisation comes behind an activation, and what follows it is a residual sum, of which it scales one
+        term only, or a zero-padded convolution, whose border it would shift.
+
+        It takes effect in ``eval()`` without gradients; changes of the weights are noticed. :meth:`unfuse` undoes it.
+        """
+        self._constants = fast.Constants(keep=True)
+        return self
+
+    def unfuse(self) -> Self:
+        """Undoes :meth:`fuse` and returns the model."""
+        self._constants = None
+        return self
+
+    def _fast_features(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int, int]]:
+        fused = self._constants is not None and not self.training and not torch.is_grad_enabled()
+        return fast.features(self, x, self._constants.refresh(self) if fused and self._constants else None)
+
     def reset_classifier(self, n_classes: int) -> None:
         """Replaces the head by a new one, with fresh weights, for ``n_classes`` classes; 0 for none."""
         if n_classes < 0:
@@ -157,6 +208,8 @@ class ConvMixer(nn.Module):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Images (N, C, H, W) → feature maps (N, h, H', W')."""
+        if self.engine_for(x) == "fast":
+            return layout.to_maps(*self._fast_features(x)).contiguous()
         maps: torch.Tensor = self.blocks(self.stem(x))
         return maps
 
@@ -167,4 +220,8 @@ class ConvMixer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images (N, C, H, W) → logits (N, n_classes)."""
+        if self.engine_for(x) == "fast" and fast.pools_by_mean(self.pooling):
+            pooled = self.head_drop(fast.pooled(*self._fast_features(x)))
+            logits: torch.Tensor = self.head(pooled)
+            return logits
         return self.forward_head(self.forward_features(x))

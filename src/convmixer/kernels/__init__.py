@@ -1,0 +1,1 @@
+"""Pure tensor functions on channel-major activations: a plain reference beside each fast one, and the choice."""

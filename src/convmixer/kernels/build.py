@@ -1,0 +1,135 @@
+"""Building and loading of the native kernels.
+
+They are C++ without any headers but the standard library's, so that the machine's own compiler builds them in a few
+seconds at first use. The result is kept per user, under ``CONVMIXER_CACHE`` or the platform's cache folder, by a hash
+of the sources, the compiler and the flags.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+logger = logging.getLogger("convmixer.kernels")
+
+SOURCES = Path(__file__).parent / "native"
+BUILD_SECONDS = 120
+
+_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-shared", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
+_FLAGS += ["-Wno-psabi", "-Wno-ignored-attributes"]
+# What PyTorch calls the instruction sets; it runs the check, and ATEN_CPU_CAPABILITY limits it and us together.
+_INSTRUCTION_SETS = {
+    "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"],
+    "AVX2": ["-mavx2", "-mfma"],
+}
+
+
+class BuildError(RuntimeError):
+    """The native kernels cannot be had on this machine; the message says why in one line."""
+
+
+def cache_dir() -> Path:
+    """Where built kernels and measurements are kept: ``CONVMIXER_CACHE``, else the platform's cache folder."""
+    if chosen := os.environ.get("CONVMIXER_CACHE"):
+        return Path(chosen)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "convmixer"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "convmixer" / "cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convmixer"
+
+
+def instruction_set() -> str:
+    """The widest instruction set that the kernels may use here: AVX512, AVX2 or DEFAULT (the compiler's own)."""
+    found = torch.backends.cpu.get_cpu_capability()
+    return found if found in _INSTRUCTION_SETS else "DEFAULT"
+
+
+def compiler() -> str | None:
+    """The C++ compiler: ``CXX`` from the environment, else the first of g++, clang++, c++ that is installed."""
+    if chosen := os.environ.get("CXX"):
+        return shutil.which(chosen)
+    return next((path for name in ("g++", "clang++", "c++") if (path := shutil.which(name))), None)
+
+
+def build(instructions: str | None = None, extra_flags: Sequence[str] = ()) -> Path:
+    """The library, built if it is not in the cache yet.
+
+    Two processes may build at once: each writes its own file, and the last renaming wins, with the same content.
+
+    Args:
+        instructions: an instruction set as in :func:`instruction_set`, which is the default.
+        extra_flags: for the compiler, such as ``-fsanitize=address``.
+
+    Raises:
+        BuildError: no compiler, a compilation that fails, or a cache that cannot be written.
+    """
+    program = compiler()
+    if program is None:
+        raise BuildError("no C++ compiler (g++ or clang++) is installed")
+    flags = [*_FLAGS, *_INSTRUCTION_SETS.get(instructions or instruction_set(), []), *extra_flags]
+    sources = sorted(SOURCES.iterdir())
+    try:
+        version = subprocess.run([program, "--version"], capture_output=True, check=True, timeout=BUILD_SECONDS).stdout
+        digest = hashlib.sha256(version + "\0".join(flags).encode())
+        for source in sources:
+            digest.update(source.name.encode() + source.read_bytes())
+        target = cache_dir() / f"kernels-{digest.hexdigest()[:20]}.so"
+        if not target.is_file():
+            _compile(program, flags, target)
+    except subprocess.CalledProcessError as error:
+        lines = (error.stderr or b"").decode(errors="replace").splitlines()
+        reason = next((line for line in lines if "error" in line), f"exit status {error.returncode}")
+        raise BuildError(f"{program} failed: {reason.strip()}") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"{program} or the cache folder {cache_dir()} cannot be used: {error}") from error
+    return target
+
+
+def _compile(program: str, flags: list[str], target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    logger.info("building the native kernels once, into %s", target)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".so.tmp")
+    os.close(handle)
+    try:
+        command = [program, *flags, str(SOURCES / "convmixer.cpp"), "-o", temporary]
+        subprocess.run(command, capture_output=True, check=True, timeout=BUILD_SECONDS)
+        Path(temporary).replace(target)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+@functools.cache
+def parallel_entry() -> int | None:
+    """Address of ``GOMP_parallel`` in the OpenMP runtime that PyTorch has loaded, None if there is none.
+
+    The kernels run on PyTorch's own threads through it: two runtimes in one process would compete for the cores.
+    """
+    for path in _openmp_libraries():
+        try:
+            function = ctypes.CDLL(path).GOMP_parallel  # LLVM's and Intel's runtimes export it too
+        except (OSError, AttributeError):
+            continue
+        return ctypes.cast(function, ctypes.c_void_p).value
+    return None
+
+
+def _openmp_libraries() -> list[str]:
+    names = ("libgomp", "libiomp5", "libomp")
+    maps = Path("/proc/self/maps")
+    if maps.is_file():
+        loaded = {line.split(maxsplit=5)[-1].strip() for line in maps.read_text().splitlines() if "omp" in line}
+        return sorted(path for path in loaded if Path(path).name.startswith(names))
+    bundled = Path(torch.__file__).parent / "lib"
+    return sorted(str(path) for path in bundled.glob("*omp*") if path.name.startswith(names))

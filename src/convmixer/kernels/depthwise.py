@@ -1,0 +1,90 @@
+"""Depthwise convolution in plain PyTorch on channel-major tensors, in two forms that give the same numbers.
+
+*Direct*: PyTorch's own grouped convolution. *Banded*: each channel's convolution is a product with an H·W × H·W band
+matrix, so that all channels are one batched matrix product; more arithmetic, but at a speed that PyTorch's CPU
+convolutions, and above all their weight gradients, do not come near.
+
+Shapes: x, g, results (C, N·H·W), any floating dtype; weight (C, k, k), k odd; shape = (N, H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+BANDED_PIXELS = 400  # largest image, in positions, for which the band matrices pay
+_BANDED_IMAGES = 16
+
+
+def prefers_banded(x: Tensor, shape: Sequence[int]) -> bool:
+    """Whether the banded form is the faster one: on CPUs, for small images and batches that fill a matrix product."""
+    images, height, width = shape
+    return x.device.type == "cpu" and height * width <= BANDED_PIXELS and images >= _BANDED_IMAGES
+
+
+def convolve(x: Tensor, weight: Tensor, shape: Sequence[int], banded: bool | None = None) -> Tensor:
+    """Zero-padded cross-correlation of every channel with its kernel, as ``nn.Conv2d`` computes it, without bias."""
+    if banded if banded is not None else prefers_banded(x, shape):
+        images, height, width = shape
+        matrices = band_matrices(weight.to(x.dtype), height, width)
+        return torch.bmm(x.view(-1, images, height * width), matrices).view_as(x)
+    weight = weight.to(x.dtype).unsqueeze(1)
+    y = torch.nn.functional.conv2d(to_maps(x, shape), weight, padding=weight.shape[-1] // 2, groups=weight.shape[0])
+    return from_maps(y)
+
+
+def convolve_input_gradient(g: Tensor, weight: Tensor, shape: Sequence[int], banded: bool | None = None) -> Tensor:
+    """Gradient with respect to x: the same convolution with the kernels turned by 180 degrees (k is odd)."""
+    return convolve(g, weight.flip(-1, -2), shape, banded)
+
+
+def convolve_weight_gradient(
+    x: Tensor, g: Tensor, kernel_size: int, shape: Sequence[int], banded: bool | None = None
+) -> Tensor:
+    """Gradient with respect to the weight, (C, k, k), in float32 at least."""
+    images, height, width = shape
+    channels, pixels = x.shape[0], height * width
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if banded if banded is not None else prefers_banded(x, shape):
+        products = torch.bmm(x.view(channels, images, pixels).transpose(1, 2), g.view(channels, images, pixels))
+        taps = _taps(kernel_size, height, width, x.device)
+        sums = torch.zeros(channels, kernel_size**2 + 1, dtype=dtype, device=x.device)
+        sums.index_add_(1, taps.flatten(), products.view(channels, -1).to(dtype))
+        return sums[:, :-1].reshape(channels, kernel_size, kernel_size)
+    weight = torch.empty(channels, 1, kernel_size, kernel_size, dtype=dtype, device=x.device)
+    maps, gradient = to_maps(x, shape).to(dtype), to_maps(g, shape).to(dtype)
+    same = [kernel_size // 2] * 2
+    result: Tensor = torch.ops.aten.convolution_backward(
+        gradient, maps, weight, None, [1, 1], same, [1, 1], False, [0, 0], channels, [False, True, False]
+    )[1]
+    return result.squeeze(1)
+
+
+def to_maps(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """(C, N·H·W) → a view (N, C, H, W)."""
+    return x.view(x.shape[0], *shape).transpose(0, 1)
+
+
+def from_maps(maps: Tensor) -> Tensor:
+    """(N, C, H, W) → (C, N·H·W), contiguous."""
+    return maps.transpose(0, 1).reshape(maps.shape[1], -1).contiguous()
+
+
+def band_matrices(weight: Tensor, height: int, width: int) -> Tensor:
+    """(C, k, k) → (C, H·W, H·W): entry (i, o) is what input position i contributes to output position o."""
+    channels, kernel_size = weight.shape[0], weight.shape[-1]
+    taps = _taps(kernel_size, height, width, weight.device)
+    with_zero = torch.cat([weight.reshape(channels, -1), weight.new_zeros(channels, 1)], dim=1)
+    return with_zero[:, taps]
+
+
+def _taps(kernel_size: int, height: int, width: int, device: torch.device) -> Tensor:
+    """(H·W, H·W): index of the tap that leads from input to output position, k² where there is none."""
+    radius = kernel_size // 2
+    rows = torch.arange(height, device=device).repeat_interleave(width)
+    columns = torch.arange(width, device=device).repeat(height)
+    dy, dx = rows[:, None] - rows, columns[:, None] - columns
+    inside = (dy.abs() <= radius) & (dx.abs() <= radius)
+    return torch.where(inside, (dy + radius) * kernel_size + dx + radius, kernel_size**2)

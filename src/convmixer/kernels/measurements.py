@@ -1,0 +1,91 @@
+"""Timings that are worth keeping: measured once on a machine, read from disk afterwards."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from convmixer.kernels.build import SOURCES, cache_dir, instruction_set
+
+logger = logging.getLogger("convmixer.kernels")
+
+Timings = dict[str, float]
+
+
+@functools.cache
+def machine() -> str:
+    """What timings depend on beside the work itself: CPU, instruction set, threads' number aside, and versions."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = [line for line in info.read_text().splitlines() if line.startswith(("model name", "flags"))]
+        cpu = " ".join(sorted(set(lines)))
+    digest = hashlib.sha256(f"{cpu} {instruction_set()} {torch.__version__} {os.cpu_count()}".encode())
+    for source in sorted((*SOURCES.iterdir(), *Path(__file__).parent.glob("*.py"))):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:20]
+
+
+def recall(key: str) -> Timings | None:
+    """The timings kept under ``key``, None if there are none."""
+    found = _read().get(key)
+    return found if isinstance(found, dict) else None
+
+
+def keep(key: str, timings: Timings) -> None:
+    """Keeps timings for later processes. A cache that cannot be written is no error: they are measured again."""
+    path = _path()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".json.tmp")
+        with os.fdopen(handle, "w") as file:
+            json.dump({**_read(), key: timings}, file, indent=1)
+        Path(temporary).replace(path)
+    except OSError as error:
+        logger.debug("timings cannot be kept in %s: %s", path, error)
+
+
+def interleaved(candidates: dict[str, Callable[[], object]], rounds: int, seconds: float) -> Timings:
+    """Best time of each candidate in seconds, in turns so that a busy machine is busy for all of them.
+
+    Args:
+        candidates: what to run, by name. Each is run once before the first measurement.
+        rounds: measurements of each, at most.
+        seconds: no new round begins after this time.
+    """
+    end = time.perf_counter() + seconds
+    best: Timings = {}
+    for name, run in candidates.items():
+        begin = time.perf_counter()
+        run()
+        best[name] = time.perf_counter() - begin
+    for _ in range(rounds):
+        if time.perf_counter() > end:
+            break
+        for name, run in candidates.items():
+            begin = time.perf_counter()
+            run()
+            best[name] = min(best[name], time.perf_counter() - begin)
+    return best
+
+
+def _path() -> Path:
+    return cache_dir() / f"timings-{machine()}.json"
+
+
+def _read() -> dict[str, Timings]:
+    try:
+        content = json.loads(_path().read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,284 @@
+"""The operations as PyTorch sees them: registered with ``torch.library``, with shapes and gradients.
+
+``convmixer::normalize``, ``convmixer::mix`` and ``convmixer::depthwise``, and their gradients; ``run_…`` are the same
+functions without the registration, for inference where its overhead would be felt. They work on contiguous
+channel-major tensors; see :mod:`convmixer.kernels.reference` for shapes, dtypes and formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convmixer.kernels import depthwise as plain
+from convmixer.kernels import native, reference
+from convmixer.kernels.dispatch import choose
+from convmixer.kernels.reference import Stage, arithmetic
+
+Gradients = tuple[Tensor | None, ...]
+
+
+def run_normalize(
+    u: Tensor,
+    bias: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    statistics: Tensor | None,
+    residual: Tensor | None,
+    image_scale: Tensor | None,
+    shape: Sequence[int],
+    activation: str,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Activation and batch normalisation, as :func:`reference.normalize`."""
+    if choose("normalize", u) == "reference":
+        stage = Stage(bias, gamma, beta, eps)
+        return reference.normalize(u, stage, statistics, residual, image_scale, shape, activation)
+    out = torch.empty_like(u)
+    used = u.new_empty((2, u.shape[0]), dtype=torch.float32) if statistics is None else statistics.clone()
+    tensors = {"input": u, "bias0": bias, "gamma0": gamma, "beta0": beta, "statistics": used, "output": out}
+    native.run(
+        "normalize",
+        (u.shape[0], *shape),
+        {**tensors, "residual": residual, "image_scale": image_scale},
+        activation=activation,
+        eps=(eps, 0.0),
+        batch_statistics=statistics is None,
+    )
+    return out, used
+
+
+def run_normalize_backward(
+    d: Tensor,
+    u: Tensor,
+    bias: Tensor,
+    gamma: Tensor,
+    statistics: Tensor,
+    image_scale: Tensor | None,
+    shape: Sequence[int],
+    activation: str,
+    eps: float,
+    of_batch: bool,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of ``normalize``, as :func:`reference.normalize_backward`."""
+    if choose("normalize_backward", u) == "reference":
+        stage = Stage(bias, gamma, gamma, eps)  # beta has no part in the gradients
+        return reference.normalize_backward(d, u, stage, statistics, of_batch, image_scale, shape, activation)
+    du = torch.empty_like(u)
+    gradients = gamma.new_empty((3, u.shape[0]))
+    tensors = {"input": u, "gradient": d.contiguous(), "bias0": bias, "gamma0": gamma, "beta0": gamma, "output": du}
+    native.run(
+        "normalize_backward",
+        (u.shape[0], *shape),
+        {**tensors, "statistics": statistics, "image_scale": image_scale, "gradients": gradients},
+        activation=activation,
+        eps=(eps, 0.0),
+        batch_statistics=of_batch,
+    )
+    return du, gradients
+
+
+def run_mix(
+    u: Tensor,
+    bias0: Tensor,
+    gamma0: Tensor,
+    beta0: Tensor,
+    weight: Tensor,
+    bias1: Tensor,
+    gamma1: Tensor,
+    beta1: Tensor,
+    statistics: Tensor | None,
+    image_scale: Tensor | None,
+    shape: Sequence[int],
+    activation: str,
+    eps: Sequence[float],
+    add_input: bool,
+    keep_hidden: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Stage 0, depthwise convolution, stage 1 and residual, as :func:`reference.mix`.
+
+    The pre-activations are only returned with ``keep_hidden`` (an empty tensor otherwise); gradients need them.
+    """
+    if choose("mix", u, weight.shape[-1]) == "reference":
+        stages = Stage(bias0, gamma0, beta0, eps[0]), Stage(bias1, gamma1, beta1, eps[1])
+        y, v, used = reference.mix(
+            u, stages[0], weight, stages[1], statistics, image_scale, shape, activation, add_input
+        )
+        return y, v if keep_hidden else u.new_empty(0), used
+    out = torch.empty_like(u)
+    hidden = torch.empty_like(u) if keep_hidden else None
+    used = u.new_empty((4, u.shape[0]), dtype=torch.float32) if statistics is None else statistics.clone()
+    tensors = {"input": u, "bias0": bias0, "gamma0": gamma0, "beta0": beta0, "weight": weight, "output": out}
+    tensors |= {"bias1": bias1, "gamma1": gamma1, "beta1": beta1, "statistics": used}
+    native.run(
+        "mix",
+        (u.shape[0], *shape),
+        {**tensors, "hidden_out": hidden, "image_scale": image_scale},
+        kernel_size=weight.shape[-1],
+        activation=activation,
+        eps=(eps[0], eps[1]),
+        batch_statistics=statistics is None,
+        add_input=add_input,
+    )
+    return out, u.new_empty(0) if hidden is None else hidden, used
+
+
+def run_mix_backward(
+    d: Tensor,
+    u: Tensor,
+    hidden: Tensor,
+    bias0: Tensor,
+    gamma0: Tensor,
+    beta0: Tensor,
+    weight: Tensor,
+    gamma1: Tensor,
+    statistics: Tensor,
+    image_scale: Tensor | None,
+    shape: Sequence[int],
+    activation: str,
+    eps: Sequence[float],
+    add_input: bool,
+    of_batch: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of ``mix``, as :func:`reference.mix_backward`."""
+    if choose("mix_backward", u, weight.shape[-1]) == "reference":
+        stages = Stage(bias0, gamma0, beta0, eps[0]), Stage(None, gamma1, gamma1, eps[1])
+        return reference.mix_backward(
+            d, u, hidden, stages[0], weight, stages[1], statistics, of_batch, image_scale, shape, activation, add_input
+        )
+    du, dw, gradients = torch.empty_like(u), torch.empty_like(weight), gamma0.new_empty((6, u.shape[0]))
+    tensors = {"input": u, "gradient": d.contiguous(), "hidden_in": hidden, "bias0": bias0, "gamma0": gamma0}
+    tensors |= {"beta0": beta0, "weight": weight, "gamma1": gamma1, "beta1": gamma1, "statistics": statistics}
+    native.run(
+        "mix_backward",
+        (u.shape[0], *shape),
+        {**tensors, "output": du, "weight_gradient": dw, "gradients": gradients, "image_scale": image_scale},
+        kernel_size=weight.shape[-1],
+        activation=activation,
+        eps=(eps[0], eps[1]),
+        batch_statistics=of_batch,
+        add_input=add_input,
+    )
+    return du, dw, gradients
+
+
+def run_depthwise(x: Tensor, weight: Tensor, shape: Sequence[int], turn: bool) -> Tensor:
+    """Depthwise convolution without bias; ``turn`` turns the kernels by 180 degrees: the input gradient."""
+    if choose("depthwise", x, weight.shape[-1]) == "reference":
+        return plain.convolve_input_gradient(x, weight, shape) if turn else plain.convolve(x, weight, shape)
+    out = torch.empty_like(x)
+    tensors = {"input": x, "weight": weight, "output": out}
+    native.run("depthwise", (x.shape[0], *shape), tensors, kernel_size=weight.shape[-1], turn=turn)
+    return out
+
+
+def run_depthwise_weight_gradient(x: Tensor, d: Tensor, kernel_size: int, shape: Sequence[int]) -> Tensor:
+    """Weight gradient (C, k, k) of the depthwise convolution."""
+    if choose("depthwise_weight_gradient", x, kernel_size) == "reference":
+        return plain.convolve_weight_gradient(x, d, kernel_size, shape)
+    dw = x.new_empty((x.shape[0], kernel_size, kernel_size), dtype=torch.float32)
+    tensors = {"input": x, "gradient": d.contiguous(), "weight_gradient": dw}
+    native.run("depthwise_weight_gradient", (x.shape[0], *shape), tensors, kernel_size=kernel_size)
+    return dw
+
+
+# The registered forms: the same functions, seen by autograd, torch.compile and torch.export.
+normalize = torch.library.custom_op("convmixer::normalize", run_normalize, mutates_args=())
+normalize_backward = torch.library.custom_op("convmixer::normalize_backward", run_normalize_backward, mutates_args=())
+mix = torch.library.custom_op("convmixer::mix", run_mix, mutates_args=())
+mix_backward = torch.library.custom_op("convmixer::mix_backward", run_mix_backward, mutates_args=())
+depthwise = torch.library.custom_op("convmixer::depthwise", run_depthwise, mutates_args=())
+depthwise_weight_gradient = torch.library.custom_op(
+    "convmixer::depthwise_weight_gradient", run_depthwise_weight_gradient, mutates_args=()
+)
+
+
+@normalize.register_fake
+def _(u: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(u), u.new_empty((2, u.shape[0]), dtype=arithmetic(u))
+
+
+@normalize_backward.register_fake
+def _(_d: Tensor, u: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(u), u.new_empty((3, u.shape[0]), dtype=arithmetic(u))
+
+
+@mix.register_fake
+def _(u: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    hidden = torch.empty_like(u) if arguments[-1] else u.new_empty(0)
+    return torch.empty_like(u), hidden, u.new_empty((4, u.shape[0]), dtype=arithmetic(u))
+
+
+@mix_backward.register_fake
+def _(_d: Tensor, u: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(u), torch.empty_like(arguments[4]), u.new_empty((6, u.shape[0]), dtype=arithmetic(u))
+
+
+@depthwise.register_fake
+def _(x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+@depthwise_weight_gradient.register_fake
+def _(x: Tensor, _d: Tensor, kernel_size: int, _shape: Sequence[int]) -> Tensor:
+    return x.new_empty((x.shape[0], kernel_size, kernel_size), dtype=arithmetic(x))
+
+
+def _normalize_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    u, bias, gamma, _, statistics, residual, image_scale, *ctx.settings = inputs
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(u, bias, gamma, output[1], image_scale)
+    ctx.of_batch, ctx.has_residual = statistics is None, residual is not None
+
+
+def _normalize_gradients(ctx: Any, d: Tensor | None, _: Tensor | None) -> Gradients:
+    if d is None:
+        return (None,) * 10
+    du, (bias, gamma, beta) = normalize_backward(d, *ctx.saved_tensors, *ctx.settings, ctx.of_batch)
+    return du, bias, gamma, beta, None, d if ctx.has_residual else None, None, None, None, None
+
+
+def _mix_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    u, bias0, gamma0, beta0, weight, _, gamma1, _, statistics, image_scale, *settings, ctx.kept = inputs
+    ctx.settings = settings
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(output[1], output[2])
+    ctx.save_for_backward(u, output[1], bias0, gamma0, beta0, weight, gamma1, output[2], image_scale)
+    ctx.of_batch = statistics is None
+
+
+def _mix_gradients(ctx: Any, d: Tensor | None, *_: Tensor | None) -> Gradients:
+    if d is None:
+        return (None,) * 15
+    if not ctx.kept:
+        raise RuntimeError(
+            "convmixer::mix was called with keep_hidden=False: there is nothing to compute gradients from"
+        )
+    du, dw, (bias0, gamma0, beta0, bias1, gamma1, beta1) = mix_backward(
+        d, *ctx.saved_tensors, *ctx.settings, ctx.of_batch
+    )
+    return (du, bias0, gamma0, beta0, dw, bias1, gamma1, beta1, *(None,) * 7)
+
+
+def _depthwise_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, ctx.shape, ctx.turn = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _depthwise_gradients(ctx: Any, d: Tensor) -> Gradients:
+    x, weight = ctx.saved_tensors
+    dx = depthwise(d.contiguous(), weight, ctx.shape, not ctx.turn) if ctx.needs_input_grad[0] else None
+    dw = None
+    if ctx.needs_input_grad[1]:
+        dw = depthwise_weight_gradient(x, d, weight.shape[-1], ctx.shape).to(weight.dtype)
+        dw = dw.flip(-1, -2) if ctx.turn else dw
+    return dx, dw, None, None
+
+
+normalize.register_autograd(_normalize_gradients, setup_context=_normalize_setup)
+mix.register_autograd(_mix_gradients, setup_context=_mix_setup)
+depthwise.register_autograd(_depthwise_gradients, setup_context=_depthwise_setup)

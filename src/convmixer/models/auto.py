@@ -1,0 +1,88 @@
+"""``engine="auto"``: the engine that is measured to be the faster one, for this model, these images and this machine.
+
+The measurement trains (or evaluates) a copy of the stem and the first block on a few random images, takes a fraction
+of a second, and is kept on disk. Work too small for it to matter is left to the plain engine without measuring.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from convmixer.kernels import measurements
+from convmixer.models import engine
+
+if TYPE_CHECKING:
+    from convmixer.models.convmixer import ConvMixer
+
+logger = logging.getLogger("convmixer.models")
+
+SMALL_WORK = 5e7  # multiply-adds of a batch; below, all takes milliseconds
+_PROBE_WORK = 3e8  # multiply-adds of the forward pass of a measurement, at most, unless one image has more
+_PROBE_SECONDS = 0.3
+_MARGIN = 0.95  # the fast engine has to be faster by this factor
+
+_known: dict[str, str] = {}
+
+
+def choose(model: ConvMixer, x: Tensor) -> str:
+    """Either "plain" or "fast", for a forward pass on x with gradients if they are enabled. Measures at most once."""
+    if x.device.type != "cpu" or torch.compiler.is_exporting() or not engine.can_run(model, x):
+        return "plain"
+    images, work = _work(model, x)
+    if work < SMALL_WORK:
+        return "plain"
+    key = _key(model, x, images)
+    if key not in _known:
+        if torch.compiler.is_compiling():  # nothing can be measured while a graph is captured
+            return "plain"
+        timings = measurements.recall(key)
+        if timings is None:
+            timings = measure(model, x[:images])
+            measurements.keep(key, timings)
+        _known[key] = "fast" if timings["fast"] < _MARGIN * timings["plain"] else "plain"
+        logger.info("engine %s for %s: %s", _known[key], key, timings)
+    return _known[key]
+
+
+def measure(model: ConvMixer, x: Tensor) -> dict[str, float]:
+    """Seconds of a pass through stem and first block with either engine; leaves model and random state as they are."""
+    small = copy.copy(model)
+    small._modules = {**model._modules, "blocks": nn.Sequential(model.blocks[0])}
+    gradients = torch.is_grad_enabled()
+
+    def run(name: str) -> None:
+        trial.set_engine(name)  # type: ignore[arg-type]
+        result: Tensor = trial(images)
+        if gradients and result.requires_grad:
+            result.float().square().mean().backward()  # type: ignore[no-untyped-call]
+
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.set_grad_enabled(gradients):
+        trial = copy.deepcopy(small)
+        images = torch.rand(x.shape, dtype=x.dtype)
+        return measurements.interleaved(
+            {"plain": lambda: run("plain"), "fast": lambda: run("fast")}, rounds=3, seconds=_PROBE_SECONDS
+        )
+
+
+def _work(model: ConvMixer, x: Tensor) -> tuple[int, float]:
+    """Images to measure with, and multiply-adds of the whole forward pass, both from the sizes of the first block."""
+    weights = sum(p.numel() for p in model.blocks[0].parameters() if p.dim() == 4)
+    positions = (x.shape[2] // model.patch_size) * (x.shape[3] // model.patch_size)
+    work = weights * positions
+    images = max(1, int(_PROBE_WORK / work))
+    if x.shape[0] > images:
+        images = 1 << (images.bit_length() - 1)
+    return min(images, x.shape[0]), float(work) * x.shape[0] * len(model.blocks)
+
+
+def _key(model: ConvMixer, x: Tensor, images: int) -> str:
+    block = ",".join("x".join(map(str, p.shape)) for p in model.blocks[0].parameters() if p.dim() == 4)
+    mode = "train" if torch.is_grad_enabled() else "infer"
+    mode += "-batchstat" if model.training else ""
+    size = "x".join(map(str, (images, *x.shape[1:])))
+    return f"{mode} {engine.storage_dtype(model, x)} {size} p{model.patch_size} {block} t{torch.get_num_threads()}"

@@ -1,0 +1,274 @@
+"""The fused operations: native against the float64 reference, gradients, registration, determinism, NaN."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convmixer.kernels import depthwise as plain
+from convmixer.kernels import dispatch, layout, native, ops
+
+needs_native = pytest.mark.skipif(native.library() is None, reason="no C++ compiler")
+quick = hypothesis.settings(max_examples=25, deadline=None, derandomize=True)
+
+SHAPES = st.tuples(
+    st.integers(1, 5), st.integers(1, 19), st.integers(1, 21), st.integers(1, 40), st.sampled_from(range(1, 16, 2))
+)
+
+
+def relative(value: Tensor, expected: Tensor) -> float:
+    value, expected = value.detach().double(), expected.detach().double()
+    return float((value - expected).norm() / expected.norm().clamp_min(1e-12))
+
+
+def assert_near(value: Tensor, expected: Tensor, what: str = "") -> None:
+    """Within 1e-5 of the norm, or 1e-6 a value where these are far below 1: GELU is exact to an absolute error."""
+    difference = float((value.double() - expected.double()).norm())
+    assert difference < 1e-5 * float(expected.norm()) + 1e-6 * expected.numel() ** 0.5, what
+
+
+def mix_arguments(
+    shape: tuple[int, ...], *, batch: bool, scaled: bool, activation: str = "gelu", add: bool = True, seed: int = 0
+) -> list[Any]:
+    """Arguments of ops.mix in float64."""
+    channels, images, height, width, kernel = shape
+    make = torch.Generator().manual_seed(seed)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=make, dtype=torch.float64)
+
+    vectors = [normal(channels) for _ in range(6)]
+    statistics = normal(4, channels)
+    statistics[1::2] = statistics[1::2].abs() + 0.5
+    scale = torch.rand(images, generator=make, dtype=torch.float64) if scaled else None
+    size = [images, height, width]
+    head = [normal(channels, images * height * width), *vectors[:3], normal(channels, kernel, kernel), *vectors[3:]]
+    return [*head, None if batch else statistics, scale, size, activation, [1e-5, 1e-3], add, True]
+
+
+def cast(arguments: list[Any], dtype: torch.dtype, storage: torch.dtype | None = None) -> list[Any]:
+    out = [a.to(dtype) if isinstance(a, Tensor) else a for a in arguments]
+    out[0] = arguments[0].to(storage or dtype)
+    return out
+
+
+def gradient_arguments(arguments: list[Any], d: Tensor, result: tuple[Tensor, Tensor, Tensor]) -> list[Any]:
+    u, b0, g0, e0, w, _, g1, _, statistics, scale, *settings = arguments
+    return [d, u, result[1], b0, g0, e0, w, g1, result[2], scale, *settings[:4], statistics is None]
+
+
+@needs_native
+@quick
+@hypothesis.given(SHAPES, st.booleans(), st.booleans(), st.sampled_from(["gelu", "relu"]), st.booleans())
+def test_mix_agrees_with_the_reference(
+    shape: tuple[int, ...], batch: bool, scaled: bool, activation: str, add: bool
+) -> None:
+    hypothesis.assume(not batch or shape[1] * shape[2] * shape[3] > 32)  # few values: the variance is ill-conditioned
+    exact = mix_arguments(shape, batch=batch, scaled=scaled, activation=activation, add=add)
+    single = cast(exact, torch.float32)
+    exact[0] = single[0].double()
+    d = torch.randn(exact[0].shape, generator=torch.Generator().manual_seed(1))
+    expected, value = ops.mix(*exact), ops.mix(*single)
+    gradients = ops.mix_backward(*gradient_arguments(exact, d.double(), expected))
+    own = ops.mix_backward(*gradient_arguments(single, d, value))
+    names = ["y", "v", "statistics", "du", "dw", "parameters"]
+    for name, a, b in zip(names, (*value, *own), (*expected, *gradients), strict=True):
+        assert_near(a, b, name)
+
+
+@needs_native
+@pytest.mark.parametrize("size", [(16, 16), (7, 9)])
+def test_mix_in_bfloat16_is_as_good_as_its_storage(size: tuple[int, int]) -> None:
+    exact = mix_arguments((4, 33, *size, 5), batch=True, scaled=False)
+    stored = cast(exact, torch.float32, torch.bfloat16)
+    exact[0] = stored[0].double()
+    d = torch.randn(exact[0].shape).bfloat16()
+    expected, value = ops.mix(*exact), ops.mix(*stored)
+    own = ops.mix_backward(*gradient_arguments(stored, d, value))
+    gradients = ops.mix_backward(*gradient_arguments(exact, d.double(), expected))
+    assert relative(value[0], expected[0]) < 3e-3  # half a unit in the last place of 8 bits
+    assert relative(own[0], gradients[0]) < 1e-2
+    assert relative(own[1], gradients[1]) < 1e-2
+
+
+@needs_native
+@quick
+@hypothesis.given(SHAPES, st.booleans(), st.booleans(), st.booleans())
+def test_normalize_agrees_with_the_reference(shape: tuple[int, ...], batch: bool, scaled: bool, added: bool) -> None:
+    _, images, height, width, _ = shape
+    hypothesis.assume(not batch or images * height * width > 32)
+    u, bias, gamma, beta, *_, statistics, scale, size, activation, _, _, _ = mix_arguments(
+        shape, batch=batch, scaled=scaled
+    )
+    statistics = None if statistics is None else statistics[:2]
+    residual = torch.randn(u.shape) if added else None
+    single = [a.float() if isinstance(a, Tensor) else a for a in (u, bias, gamma, beta, statistics, residual, scale)]
+    double = [a.double() if isinstance(a, Tensor) else a for a in single]
+    value, expected = (ops.normalize(*a, size, activation, 1e-5) for a in (single, double))
+    assert_near(value[0], expected[0])
+    d = torch.randn(u.shape)
+    rest = [size, activation, 1e-5, batch]
+    own = ops.normalize_backward(d, single[0], single[1], single[2], value[1], single[6], *rest)
+    gradients = ops.normalize_backward(d.double(), double[0], double[1], double[2], expected[1], double[6], *rest)
+    assert_near(own[0], gradients[0])
+    assert_near(own[1], gradients[1])
+
+
+@quick
+@hypothesis.given(SHAPES, st.sampled_from([torch.float32, torch.float64]))
+def test_depthwise_agrees_with_conv2d(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    channels, images, height, width, kernel = shape
+    x = torch.randn(images, channels, height, width, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(channels, 1, kernel, kernel, dtype=torch.float64, requires_grad=True)
+    y = F.conv2d(x, weight, padding=kernel // 2, groups=channels)
+    d = torch.randn_like(y)
+    expected = torch.autograd.grad(y, (x, weight), d)
+    own_x = layout.from_maps(x.detach()).to(dtype).requires_grad_()
+    own_weight = weight.detach().squeeze(1).to(dtype).requires_grad_()
+    own_y = ops.depthwise(own_x, own_weight, [images, height, width], False)
+    own = torch.autograd.grad(own_y, (own_x, own_weight), layout.from_maps(d).to(dtype))
+    assert relative(own_y, layout.from_maps(y)) < 1e-5
+    assert relative(own[0], layout.from_maps(expected[0])) < 1e-5
+    assert relative(own[1], expected[1].squeeze(1)) < 1e-5
+
+
+@quick
+@hypothesis.given(SHAPES)
+def test_banded_and_direct_reference_agree(shape: tuple[int, ...]) -> None:
+    channels, *size, kernel = shape
+    x, g = torch.randn(2, channels, size[0] * size[1] * size[2], dtype=torch.float64)
+    weight = torch.randn(channels, kernel, kernel, dtype=torch.float64)
+    calls: list[tuple[Any, tuple[Any, ...]]] = [
+        (plain.convolve, (x, weight, size)),
+        (plain.convolve_input_gradient, (g, weight, size)),
+        (plain.convolve_weight_gradient, (x, g, kernel, size)),
+    ]
+    for function, arguments in calls:
+        torch.testing.assert_close(function(*arguments, banded=True), function(*arguments, banded=False))
+
+
+def test_mix_is_what_the_modules_compute() -> None:
+    """The float64 reference itself, against PyTorch's modules and their autograd."""
+    arguments = mix_arguments((3, 4, 6, 5, 3), batch=True, scaled=False)
+    leaves = [a.requires_grad_() for a in arguments[:8]]
+    u, b0, g0, e0, w, b1, g1, e1 = leaves
+
+    def stage(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+        return F.batch_norm(F.gelu(x), None, None, gamma, beta, True, 0.1, eps)
+
+    x = stage(layout.to_maps(u, [4, 6, 5]) + b0[:, None, None], g0, e0, 1e-5)
+    expected = x + stage(F.conv2d(x, w.unsqueeze(1), b1, padding=1, groups=3), g1, e1, 1e-3)
+    d = torch.randn_like(expected)
+    value = ops.mix(*arguments)[0]
+    torch.testing.assert_close(layout.to_maps(value, [4, 6, 5]), expected)
+    own = torch.autograd.grad(value, leaves, layout.from_maps(d))
+    for a, b in zip(own, torch.autograd.grad(expected, leaves, d), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("batch", [True, False])
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_gradcheck(batch: bool, activation: str) -> None:
+    arguments = mix_arguments((2, 3, 3, 2, 3), batch=batch, scaled=True, activation=activation)
+    arguments[:8] = [a.requires_grad_() for a in arguments[:8]]
+    assert torch.autograd.gradcheck(lambda *a: ops.mix(*a)[0], arguments, fast_mode=True)
+    u, bias, gamma, beta, *_, statistics, scale, size, _, _, _, _ = arguments
+    statistics = None if statistics is None else statistics[:2]
+    residual = torch.randn_like(u).requires_grad_()
+    own: list[Any] = [u, bias, gamma, beta, statistics, residual, scale, size, activation, 1e-5]
+    assert torch.autograd.gradcheck(lambda *a: ops.normalize(*a)[0], own, fast_mode=True)
+    assert torch.autograd.gradcheck(lambda *a: ops.depthwise(*a, size, False), [u, arguments[4]])
+    assert torch.autograd.gradcheck(lambda *a: ops.depthwise(*a, size, True), [u, arguments[4]])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_registration(dtype: torch.dtype) -> None:
+    compute = torch.promote_types(dtype, torch.float32)
+    arguments = cast(mix_arguments((2, 3, 5, 4, 3), batch=True, scaled=True), compute, dtype)
+    d = torch.randn(arguments[0].shape).to(dtype)
+    result = ops.mix(*arguments)
+    arguments[:8] = [a.requires_grad_() for a in arguments[:8]]
+    u, bias, gamma, beta, weight, *_, scale, size, activation, _, _, _ = arguments
+    calls: list[tuple[Any, list[Any]]] = [
+        (ops.mix, arguments),
+        (ops.normalize, [u, bias, gamma, beta, None, None, scale, size, activation, 1e-5]),
+        (ops.depthwise, [u, weight, size, False]),
+    ]
+    backward = [a.detach() if isinstance(a, Tensor) else a for a in gradient_arguments(arguments, d, result)]
+    torch.library.opcheck(ops.mix_backward, tuple(backward))
+    tests = ["test_schema", "test_autograd_registration", "test_faketensor"]
+    for operation, values in calls:
+        torch.library.opcheck(operation, tuple(values), test_utils=tests)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_results_do_not_depend_on_the_number_of_threads(dtype: torch.dtype) -> None:
+    arguments = cast(mix_arguments((24, 5, 11, 13, 5), batch=True, scaled=False), torch.float32, dtype)
+    d = torch.randn(arguments[0].shape).to(dtype)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3, 2):
+            torch.set_num_threads(threads)
+            value = ops.mix(*arguments)
+            results.append((*value, *ops.mix_backward(*gradient_arguments(arguments, d, value))))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+@pytest.mark.parametrize("batch", [True, False])
+def test_nan_and_infinity_go_where_the_reference_has_them(bad: float, activation: str, batch: bool) -> None:
+    arguments = cast(mix_arguments((2, 3, 6, 5, 3), batch=batch, scaled=False, activation=activation), torch.float32)
+    arguments[0][1, 37] = bad
+    value = ops.mix(*arguments)[0]
+    with dispatch.reference_only():
+        expected = ops.mix(*arguments)[0]
+    assert torch.equal(value.isfinite(), expected.isfinite())
+    assert expected.isnan()[value.isnan()].all()  # convolutions that subtract inputs make NaN of infinity, too
+    assert value.isfinite()[0].all()
+
+
+def test_gradients_without_kept_pre_activations_are_refused() -> None:
+    arguments = mix_arguments((2, 3, 4, 4, 3), batch=True, scaled=False)
+    arguments[0].requires_grad_()
+    arguments[-1] = False
+    with pytest.raises(RuntimeError, match="keep_hidden"):
+        ops.mix(*arguments)[0].sum().backward()
+
+
+@needs_native
+def test_gelu_is_as_exact_as_stated() -> None:
+    x = torch.linspace(-7, 7, 200_001, dtype=torch.float64)[None].float()
+    one, zero = torch.ones(1), torch.zeros(1)
+    statistics = torch.tensor([[0.0], [1.0]])
+    size = [1, 1, x.shape[1]]
+    value, _ = ops.normalize(x, zero, one, zero, statistics, None, None, size, "gelu", 0.0)
+    assert float((value.double() - F.gelu(x.double())).abs().max()) < 7.5e-7
+    slope, _ = ops.normalize_backward(torch.ones_like(x), x, zero, one, statistics, None, size, "gelu", 0.0, False)
+    exact = torch.ops.aten.gelu_backward(torch.ones_like(x).double(), x.double())
+    assert float((slope.double() - exact).abs().max()) < 3e-7
+
+
+def test_patches_and_pointwise_are_convolutions() -> None:
+    images, weight = torch.randn(2, 3, 9, 11), torch.randn(4, 3, 2, 2)
+    y = layout.pointwise(weight, layout.patches(images, 2))
+    torch.testing.assert_close(layout.to_maps(y, [2, 4, 5]), F.conv2d(images, weight, stride=2))
+
+
+def test_record_says_what_ran() -> None:
+    arguments = mix_arguments((2, 3, 4, 4, 3), batch=False, scaled=False)
+    with dispatch.record() as ran:
+        ops.mix(*arguments)
+    assert ran == {("mix", "reference"): 1}
