@@ -20,7 +20,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from convmixer.config import Device, Precision, RunConfig
+from convmixer.config import Device, Engine, Precision, RunConfig
 from convmixer.errors import InputError, Interrupted
 from convmixer.presets import run_config
 
@@ -78,6 +78,8 @@ class Evaluate:
     """Where to run."""
     precision: Precision = "auto"
     """Number format; see convmixer train --help."""
+    engine: Engine = "auto"
+    """How the model is executed; see convmixer train --help."""
     batch_size: int = 500
     """Images at once."""
     json: bool = False
@@ -95,6 +97,7 @@ class Evaluate:
             data_dir=self.data_dir,
             device=self.device,
             precision=self.precision,
+            engine=self.engine,
             batch_size=self.batch_size,
         )
         files = write_evaluation(evaluation)

@@ -23,6 +23,7 @@ Crop = Literal["none", "pad", "resized"]
 Schedule = Literal["cosine", "triangular"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
+Engine = Literal["auto", "plain", "fast"]
 Protocol = Literal["validation", "original"]
 
 
@@ -211,6 +212,9 @@ class TrainConfig(_Checked):
     """Keep activations as NHWC in memory."""
     device: Device = field(default="auto", metadata=_INCIDENTAL)
     """Where to run; auto takes cuda, mps or cpu, whichever is found first."""
+    engine: Engine = field(default="auto", metadata=_INCIDENTAL)
+    """How the model is executed: by PyTorch's own modules (plain), by fused kernels (fast), or by whichever is measured
+    to be faster on this machine (auto). A run that is resumed stays with the engine it began with."""
     checkpoint_minutes: float = field(default=10.0, metadata=_INCIDENTAL)
     """Minutes between checkpoints within an epoch; one is written after every epoch as well."""
 

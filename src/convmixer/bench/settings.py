@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convmixer.models import Engine
+from convmixer.config import Engine
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from convmixer.config import ModelConfig
+from convmixer.config import Engine, ModelConfig
 from convmixer.errors import InputError, nearest
-from convmixer.models.convmixer import ConvMixer, Engine
+from convmixer.models.convmixer import ConvMixer
 from convmixer.models.variants import ConvMixerBN, ConvMixerLC, ConvMixerRH
 from convmixer.models.weights import load_weights
 from convmixer.presets import MODELS, model_preset

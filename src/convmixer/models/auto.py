@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +26,10 @@ _PROBE_WORK = 3e8  # multiply-adds of the forward pass of a measurement, at most
 _PROBE_SECONDS = 0.3
 _MARGIN = 0.95  # the fast engine has to be faster by this factor
 
-_known: dict[str, str] = {}
+_known: dict[str, Literal["plain", "fast"]] = {}
 
 
-def choose(model: ConvMixer, x: Tensor) -> str:
+def choose(model: ConvMixer, x: Tensor) -> Literal["plain", "fast"]:
     """Either "plain" or "fast", for a forward pass on x with gradients if they are enabled. Measures at most once."""
     if x.device.type != "cpu" or torch.compiler.is_exporting() or not engine.can_run(model, x):
         return "plain"
@@ -55,11 +55,11 @@ def measure(model: ConvMixer, x: Tensor) -> dict[str, float]:
     small._modules = {**model._modules, "blocks": nn.Sequential(model.blocks[0])}
     gradients = torch.is_grad_enabled()
 
-    def run(name: str) -> None:
-        trial.set_engine(name)  # type: ignore[arg-type]
+    def run(name: Literal["plain", "fast"]) -> None:
+        trial.set_engine(name)
         result: Tensor = trial(images)
         if gradients and result.requires_grad:
-            result.float().square().mean().backward()  # type: ignore[no-untyped-call]
+            result.float().square().mean().backward()
 
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.set_grad_enabled(gradients):
         trial = copy.deepcopy(small)

@@ -14,7 +14,7 @@ from typing import Literal, Self, get_args
 import torch
 from torch import nn
 
-from convmixer.config import Activation
+from convmixer.config import Activation, Engine
 from convmixer.errors import InputError, nearest
 from convmixer.kernels import layout
 from convmixer.models import auto
@@ -22,9 +22,6 @@ from convmixer.models import engine as fast
 from convmixer.models.classifiers import HeadFactory, linear_head
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
-
-Engine = Literal["plain", "fast", "auto"]
-"""How a model is executed: by PyTorch's own modules, by the fused kernels, or by whichever is measured to be faster."""
 
 BranchFactory = Callable[[int, int, type[nn.Module]], nn.Module]
 """Makes a block's residual branch, (N, h, H', W') → the same, from h, the kernel size and the activation."""
@@ -164,7 +161,7 @@ class ConvMixer(nn.Module):
             raise InputError(f"engine {engine!r} is unknown; {nearest(engine, get_args(Engine))}")
         self.engine: Engine = engine
 
-    def engine_for(self, x: torch.Tensor) -> str:
+    def engine_for(self, x: torch.Tensor) -> Literal["plain", "fast"]:
         """What a forward pass on x runs as in the present mode and autocast state: "plain" or "fast"."""
         if self.engine == "auto":
             return auto.choose(self, x)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from convmixer.config import Device, Precision
+from convmixer.config import Device, Engine, Precision
 from convmixer.data import Dataset, DatasetInfo, Split, load_dataset
 from convmixer.data.batches import Normalize, in_order
 from convmixer.errors import InputError
@@ -75,7 +75,9 @@ class TrainedModel:
     precision: torch.dtype
 
     @classmethod
-    def load(cls, run: RunDir, device: Device = "auto", precision: Precision = "auto") -> TrainedModel:
+    def load(
+        cls, run: RunDir, device: Device = "auto", precision: Precision = "auto", engine: Engine = "auto"
+    ) -> TrainedModel:
         """The model in a run directory. Raises InputError if there is none yet, or no such device."""
         config, info = run.config(), run.dataset()
         weights = run.path / "model.safetensors"
@@ -84,10 +86,10 @@ class TrainedModel:
                 f"{run.path}: has no model.safetensors; the run is {run.status()}, continue it with --resume."
             )
         where = choose_device(device)
-        model = build_model(config.architecture, len(info.classes), info.channels)
+        model = build_model(config.architecture, len(info.classes), info.channels, engine)
         load_weights(model, weights)
         layout = torch.channels_last if config.train.channels_last else torch.preserve_format
-        model.to(where, memory_format=layout).eval()  # type: ignore[call-overload]
+        model.to(where, memory_format=layout).eval().fuse()  # type: ignore[call-overload]
         normalize = Normalize(info, where, config.train.channels_last)
         return cls(model, info, normalize, where, choose_precision(precision, where))
 
@@ -126,6 +128,7 @@ def evaluate_run(
     data_dir: str | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    engine: Engine = "auto",
     batch_size: int = EVALUATION_BATCH,
     check: Callable[[], None] = lambda: None,
 ) -> RunEvaluation:
@@ -138,6 +141,7 @@ def evaluate_run(
         data_dir: where archives lie, if not where they lay in training.
         device: where to compute.
         precision: number format.
+        engine: how the model is executed.
         batch_size: images at once.
         check: called before every batch; may raise to stop.
 
@@ -146,7 +150,7 @@ def evaluate_run(
     """
     run = RunDir.existing(path)
     config, info = run.config(), run.dataset()
-    trained = TrainedModel.load(run, device, precision)
+    trained = TrainedModel.load(run, device, precision, engine)
     if dataset is None:
         data = config.replace(data_dir=data_dir).data if data_dir else config.data
         dataset = load_dataset(data, protocol=config.protocol)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from convmixer.config import RunConfig
+from convmixer.config import Engine, RunConfig
 from convmixer.data import Dataset
 from convmixer.data.augment import Augment
 from convmixer.data.batches import Normalize, TrainBatches
@@ -45,7 +45,7 @@ class TrainingLoop:
         self.config, self.dataset, self.run, self.device = config, dataset, run, device
         self.precision = choose_precision(settings.precision, device)
         torch.manual_seed(config.seed)
-        self.model = build_model(config.architecture, len(info.classes), info.channels)
+        self.model = build_model(config.architecture, len(info.classes), info.channels, settings.engine)
         layout = torch.channels_last if settings.channels_last else torch.preserve_format
         self.model.to(device, memory_format=layout)  # type: ignore[call-overload]
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
@@ -54,6 +54,7 @@ class TrainingLoop:
         augment = Augment(config.augment, mean=info.mean, mirror=info.mirror)
         images = dataset.splits["train"]
         self.batches = TrainBatches(images, settings.batch_size, config.seed, augment, self.normalize, device)
+        self.engine = self._pin_engine()
         # The split that chooses the epoch; without one the last epoch is taken.
         self.selection = "test" if config.protocol == "original" else "val" if "val" in dataset.splits else None
 
@@ -67,11 +68,23 @@ class TrainingLoop:
         self._unseen: list[torch.Tensor] = []  # (loss, correct) of steps that were not looked at yet
         self._looked = self._saved = time.monotonic()
 
+    def _pin_engine(self) -> Engine:
+        """Settles what "auto" is for this run's batches, so that evaluation and resuming do not choose anew."""
+        info, count = self.dataset.info, self.batches.batch_size
+        with self._autocast():
+            images = torch.zeros(count, info.channels, info.image_size, info.image_size, device=self.device)
+            engine: Engine = self.model.engine_for(images)
+        self.model.set_engine(engine)
+        return engine
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32)
+
     def describe(self) -> str:
         """One line: model, data, device."""
         info, parameters = self.dataset.info, count_parameters(self.model)
         sizes = ", ".join(f"{count} {name}" for name, count in info.sizes.items())
-        where = f"{self.device.type} {dtype_name(self.precision)}"
+        where = f"{self.device.type} {dtype_name(self.precision)}, {self.engine} engine"
         return (
             f"{self.config.model} ({parameters:,} parameters) on {info.name} ({sizes}), {where}, into {self.run.path}"
         )
@@ -116,7 +129,7 @@ class TrainingLoop:
         settings = self.config.train
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(self.step)
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
+        with self._autocast():
             logits = self.model(images)
             loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
         self._unseen.append(torch.stack((loss.detach().float(), (logits.argmax(1) == labels).sum().float())))
@@ -195,6 +208,7 @@ class TrainingLoop:
         state = {
             "fingerprint": self.dataset.info.fingerprint,
             "threads": torch.get_num_threads(),
+            "engine": self.engine,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -223,6 +237,8 @@ class TrainingLoop:
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        self.engine = state["engine"]
+        self.model.set_engine(state["engine"])
         for name in _POSITION:
             setattr(self, name, state["position"][name])
         self.records = [EpochRecord(**record) for record in state["records"]]

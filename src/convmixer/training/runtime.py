@@ -19,6 +19,7 @@ import torch
 import convmixer
 from convmixer.config import Device, Precision
 from convmixer.errors import InputError, Interrupted
+from convmixer.kernels.allocator import tune_allocator
 
 
 class Interruption:
@@ -80,12 +81,13 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def prepare_cpu() -> None:
-    """Has denormal numbers treated as zero, in this thread and those that it starts.
+    """Has denormal numbers treated as zero in this thread and those that it starts, and freed memory kept for reuse.
 
     As weights and moments shrink during training they become denormal, and processors take many times longer for those.
     To be called before the first parallel operation: threads take the setting over when they are started.
     """
     torch.set_flush_denormal(True)
+    tune_allocator()
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

@@ -108,7 +108,12 @@ def _finish(loop: TrainingLoop, check: Callable[[], None]) -> Summary:
     weights = {name: tensor.contiguous() for name, tensor in loop.best.items()}
     write_atomic(run.path / "model.safetensors", save(weights, metadata={"format": "pt"}))
     evaluation = evaluate_run(
-        run.path, dataset=loop.dataset, device=settings.device, precision=settings.precision, check=check
+        run.path,
+        dataset=loop.dataset,
+        device=settings.device,
+        precision=settings.precision,
+        engine=loop.engine,
+        check=check,
     )
     write_evaluation(evaluation)
     rows = [EpochRow(r.epoch, r.train_loss, r.train_accuracy, *r.held_out(), lr=r.lr) for r in loop.records]
@@ -147,7 +152,7 @@ def _summarize(
         images_per_second=statistics.median(record.images_per_second for record in records) if records else None,
         device=loop.device.type,
         precision=dtype_name(loop.precision),
-        engine="plain",
+        engine=loop.engine,
     )
     loop.run.write_json("summary.json", summary.to_dict())
     return summary
