@@ -21,6 +21,14 @@ from convmixer.kernels.reference import Stage, arithmetic
 Gradients = tuple[Tensor | None, ...]
 
 
+def _of(statistics: Tensor | None, channels: slice) -> Tensor | None:
+    return None if statistics is None else statistics[:, channels]
+
+
+def _rows(x: Tensor | None, channels: slice) -> Tensor | None:
+    return None if x is None else x[channels]
+
+
 def run_normalize(
     u: Tensor,
     bias: Tensor,
@@ -36,7 +44,13 @@ def run_normalize(
     """Activation and batch normalisation, as :func:`reference.normalize`."""
     if choose("normalize", u) == "reference":
         stage = Stage(bias, gamma, beta, eps)
-        return reference.normalize(u, stage, statistics, residual, image_scale, shape, activation)
+        parts = [
+            reference.normalize(
+                u[c], stage.of(c), _of(statistics, c), _rows(residual, c), image_scale, shape, activation
+            )
+            for c in reference.channel_slices(u)
+        ]
+        return torch.cat([y for y, _ in parts]), torch.cat([used for _, used in parts], 1)
     out = torch.empty_like(u)
     used = u.new_empty((2, u.shape[0]), dtype=torch.float32) if statistics is None else statistics.clone()
     tensors = {"input": u, "bias0": bias, "gamma0": gamma, "beta0": beta, "statistics": used, "output": out}
@@ -66,7 +80,13 @@ def run_normalize_backward(
     """Gradients of ``normalize``, as :func:`reference.normalize_backward`."""
     if choose("normalize_backward", u) == "reference":
         stage = Stage(bias, gamma, gamma, eps)  # beta has no part in the gradients
-        return reference.normalize_backward(d, u, stage, statistics, of_batch, image_scale, shape, activation)
+        parts = [
+            reference.normalize_backward(
+                d[c], u[c], stage.of(c), statistics[:, c], of_batch, image_scale, shape, activation
+            )
+            for c in reference.channel_slices(u)
+        ]
+        return torch.cat([du for du, _ in parts]), torch.cat([gradients for _, gradients in parts], 1)
     du = torch.empty_like(u)
     gradients = gamma.new_empty((3, u.shape[0]))
     tensors = {"input": u, "gradient": d.contiguous(), "bias0": bias, "gamma0": gamma, "beta0": gamma, "output": du}
@@ -104,10 +124,22 @@ def run_mix(
     """
     if choose("mix", u, weight.shape[-1]) == "reference":
         stages = Stage(bias0, gamma0, beta0, eps[0]), Stage(bias1, gamma1, beta1, eps[1])
-        y, v, used = reference.mix(
-            u, stages[0], weight, stages[1], statistics, image_scale, shape, activation, add_input
-        )
-        return y, v if keep_hidden else u.new_empty(0), used
+        parts = [
+            reference.mix(
+                u[c],
+                stages[0].of(c),
+                weight[c],
+                stages[1].of(c),
+                _of(statistics, c),
+                image_scale,
+                shape,
+                activation,
+                add_input,
+            )
+            for c in reference.channel_slices(u)
+        ]
+        v = torch.cat([v for _, v, _ in parts]) if keep_hidden else u.new_empty(0)
+        return torch.cat([y for y, _, _ in parts]), v, torch.cat([used for _, _, used in parts], 1)
     out = torch.empty_like(u)
     hidden = torch.empty_like(u) if keep_hidden else None
     used = u.new_empty((4, u.shape[0]), dtype=torch.float32) if statistics is None else statistics.clone()
@@ -146,9 +178,25 @@ def run_mix_backward(
     """Gradients of ``mix``, as :func:`reference.mix_backward`."""
     if choose("mix_backward", u, weight.shape[-1]) == "reference":
         stages = Stage(bias0, gamma0, beta0, eps[0]), Stage(None, gamma1, gamma1, eps[1])
-        return reference.mix_backward(
-            d, u, hidden, stages[0], weight, stages[1], statistics, of_batch, image_scale, shape, activation, add_input
-        )
+        parts = [
+            reference.mix_backward(
+                d[c],
+                u[c],
+                hidden[c],
+                stages[0].of(c),
+                weight[c],
+                stages[1].of(c),
+                statistics[:, c],
+                of_batch,
+                image_scale,
+                shape,
+                activation,
+                add_input,
+            )
+            for c in reference.channel_slices(u)
+        ]
+        columns = list(zip(*parts, strict=True))
+        return torch.cat(columns[0]), torch.cat(columns[1]), torch.cat(columns[2], 1)
     du, dw, gradients = torch.empty_like(u), torch.empty_like(weight), gamma0.new_empty((6, u.shape[0]))
     tensors = {"input": u, "gradient": d.contiguous(), "hidden_in": hidden, "bias0": bias0, "gamma0": gamma0}
     tensors |= {"beta0": beta0, "weight": weight, "gamma1": gamma1, "beta1": gamma1, "statistics": statistics}
