@@ -7,7 +7,7 @@ channel-major tensors; see :mod:`convmixer.kernels.reference` for shapes, dtypes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -233,45 +233,49 @@ def run_depthwise_weight_gradient(x: Tensor, d: Tensor, kernel_size: int, shape:
     return dw
 
 
+def _register(function: Callable[..., Any]) -> Any:
+    """The operation ``convmixer::name`` for a function ``run_name``, without the ``torch.library.custom_op`` wrapper.
+
+    That would import the compiler of PyTorch, more than a second, when the operation is first called.
+    """
+    name = f"convmixer::{function.__name__.removeprefix('run_')}"
+    schema = torch.library.infer_schema(function, mutates_args=())
+    torch.library.define(name, schema, tags=(torch.Tag.pt2_compliant_tag,))
+    torch.library.impl(name, "default", function)
+    return getattr(torch.ops.convmixer, name.partition("::")[2]).default
+
+
 # The registered forms: the same functions, seen by autograd, torch.compile and torch.export.
-normalize = torch.library.custom_op("convmixer::normalize", run_normalize, mutates_args=())
-normalize_backward = torch.library.custom_op("convmixer::normalize_backward", run_normalize_backward, mutates_args=())
-mix = torch.library.custom_op("convmixer::mix", run_mix, mutates_args=())
-mix_backward = torch.library.custom_op("convmixer::mix_backward", run_mix_backward, mutates_args=())
-depthwise = torch.library.custom_op("convmixer::depthwise", run_depthwise, mutates_args=())
-depthwise_weight_gradient = torch.library.custom_op(
-    "convmixer::depthwise_weight_gradient", run_depthwise_weight_gradient, mutates_args=()
-)
+normalize = _register(run_normalize)
+normalize_backward = _register(run_normalize_backward)
+mix = _register(run_mix)
+mix_backward = _register(run_mix_backward)
+depthwise = _register(run_depthwise)
+depthwise_weight_gradient = _register(run_depthwise_weight_gradient)
 
 
-@normalize.register_fake
-def _(u: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _fake_normalize(u: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(u), u.new_empty((2, u.shape[0]), dtype=arithmetic(u))
 
 
-@normalize_backward.register_fake
-def _(_d: Tensor, u: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _fake_normalize_backward(_d: Tensor, u: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(u), u.new_empty((3, u.shape[0]), dtype=arithmetic(u))
 
 
-@mix.register_fake
-def _(u: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_mix(u: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     hidden = torch.empty_like(u) if arguments[-1] else u.new_empty(0)
     return torch.empty_like(u), hidden, u.new_empty((4, u.shape[0]), dtype=arithmetic(u))
 
 
-@mix_backward.register_fake
-def _(_d: Tensor, u: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_mix_backward(_d: Tensor, u: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(u), torch.empty_like(arguments[4]), u.new_empty((6, u.shape[0]), dtype=arithmetic(u))
 
 
-@depthwise.register_fake
-def _(x: Tensor, *_: Any) -> Tensor:
+def _fake_depthwise(x: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(x)
 
 
-@depthwise_weight_gradient.register_fake
-def _(x: Tensor, _d: Tensor, kernel_size: int, _shape: Sequence[int]) -> Tensor:
+def _fake_depthwise_weight_gradient(x: Tensor, _d: Tensor, kernel_size: int, _shape: Sequence[int]) -> Tensor:
     return x.new_empty((x.shape[0], kernel_size, kernel_size), dtype=arithmetic(x))
 
 
@@ -327,6 +331,12 @@ def _depthwise_gradients(ctx: Any, d: Tensor) -> Gradients:
     return dx, dw, None, None
 
 
-normalize.register_autograd(_normalize_gradients, setup_context=_normalize_setup)
-mix.register_autograd(_mix_gradients, setup_context=_mix_setup)
-depthwise.register_autograd(_depthwise_gradients, setup_context=_depthwise_setup)
+torch.library.register_fake("convmixer::normalize", _fake_normalize)
+torch.library.register_fake("convmixer::normalize_backward", _fake_normalize_backward)
+torch.library.register_fake("convmixer::mix", _fake_mix)
+torch.library.register_fake("convmixer::mix_backward", _fake_mix_backward)
+torch.library.register_fake("convmixer::depthwise", _fake_depthwise)
+torch.library.register_fake("convmixer::depthwise_weight_gradient", _fake_depthwise_weight_gradient)
+torch.library.register_autograd("convmixer::normalize", _normalize_gradients, setup_context=_normalize_setup)
+torch.library.register_autograd("convmixer::mix", _mix_gradients, setup_context=_mix_setup)
+torch.library.register_autograd("convmixer::depthwise", _depthwise_gradients, setup_context=_depthwise_setup)
