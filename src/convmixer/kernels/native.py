@@ -119,7 +119,7 @@ def _check(
 ) -> None:
     """Refuses tensors that the kernels, which only see addresses, would read beyond their ends."""
     channels, images, height, width = shape
-    sizes = {name: channels * images * height * width for name in _STORAGE}
+    sizes = dict.fromkeys(_STORAGE, channels * images * height * width)
     sizes |= dict.fromkeys(("weight", "weight_gradient"), channels * kernel_size**2)
     sizes |= {"image_scale": images, "statistics": channels * (4 if operation.startswith("mix") else 2)}
     sizes["gradients"] = channels * (6 if operation.startswith("mix") else 3)
@@ -128,6 +128,5 @@ def _check(
             continue
         dtype, size = storage if name in _STORAGE else torch.float32, sizes.get(name, channels)
         if tensor.numel() != size or tensor.dtype != dtype or not tensor.is_contiguous():
-            raise ValueError(
-                f"{operation}: {name} is {tensor.dtype} {list(tensor.shape)}; expected {size} contiguous values of {dtype}"
-            )
+            found = f"{tensor.dtype} {list(tensor.shape)}"
+            raise ValueError(f"{operation}: {name} is {found}; expected {size} contiguous values of {dtype}")
