@@ -21,6 +21,7 @@ def test_records_of_a_small_run(tmp_path: Path) -> None:
         image_size=8,
         settings=("fast, bf16", "timm"),
         rounds=2,
+        threads=1,
     )
     messages: list[str] = []
     records = bench(config, messages.append)

@@ -85,14 +85,16 @@ def test_a_built_library_is_not_built_again(empty_cache: Path, monkeypatch: pyte
 def test_sanitizers_find_nothing() -> None:
     compiler = build.compiler()
     assert compiler is not None
-    command = [compiler, "-print-file-name=libasan.so"]
-    runtime = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    if not Path(runtime).is_absolute():
-        pytest.skip(f"{compiler} has no address sanitizer")
+    runtimes = []
+    for name in ("libasan.so", "libstdc++.so.6"):  # the second because PyTorch throws C++ exceptions while it starts
+        command = [compiler, f"-print-file-name={name}"]
+        runtimes.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
+        if not Path(runtimes[-1]).is_absolute():
+            pytest.skip(f"{compiler} has no {name}")
     flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g0"]
     library = build.build(extra_flags=flags)
     # Leaks are not looked for: Python itself keeps memory until it ends.
-    result = run_exercise(library, LD_PRELOAD=runtime, ASAN_OPTIONS="detect_leaks=0")
+    result = run_exercise(library, LD_PRELOAD=" ".join(runtimes), ASAN_OPTIONS="detect_leaks=0")
     assert result.stdout == "done\n", result.stderr[-3000:]
 
 
@@ -166,7 +168,7 @@ def test_interleaved_takes_the_best_and_stops_in_time() -> None:
     assert order == ["a", "b"] * 3
     assert set(best) == {"a", "b"}
     measurements.interleaved({"a": lambda: order.append("c")}, 2, 0.0)
-    assert order.count("c") == 1
+    assert order.count("c") == 2
 
 
 def test_allocator_is_set_in_process() -> None:

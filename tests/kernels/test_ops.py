@@ -272,3 +272,21 @@ def test_record_says_what_ran() -> None:
     with dispatch.record() as ran:
         ops.mix(*arguments)
     assert ran == {("mix", "reference"): 1}
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("index", "value"),
+    [
+        (1, torch.ones(5)),
+        (0, torch.ones(2, 47)),
+        (9, torch.ones(2)),
+        (4, torch.ones(2, 3, 3, dtype=torch.float64)),
+        (8, torch.ones(2, 2)),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(index: int, value: Tensor) -> None:
+    arguments = cast(mix_arguments((2, 3, 4, 4, 3), batch=True, scaled=False), torch.float32)
+    arguments[index] = value
+    with pytest.raises(ValueError, match="expected"):
+        ops.mix(*arguments)

@@ -24,7 +24,7 @@ from convmixer.kernels.allocator import tune_allocator
 from convmixer.models import create_model
 from convmixer.presets import model_preset
 
-WARM_UP = 2
+WARM_UP = 1
 
 
 @dataclass(frozen=True)

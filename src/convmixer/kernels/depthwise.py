@@ -1,32 +1,58 @@
 """Depthwise convolution in plain PyTorch on channel-major tensors, in two forms that give the same numbers.
 
 *Direct*: PyTorch's own grouped convolution. *Banded*: each channel's convolution is a product with an H·W × H·W band
-matrix, so that all channels are one batched matrix product; more arithmetic, but at a speed that PyTorch's CPU
-convolutions, and above all their weight gradients, do not come near.
+matrix, so that all channels are one batched matrix product; more arithmetic, but often at a speed that PyTorch's CPU
+convolutions, and above all their weight gradients, do not come near. Which is faster is measured once on a machine.
 
 Shapes: x, g, results (C, N·H·W), any floating dtype; weight (C, k, k), k odd; shape = (N, H, W).
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-BANDED_PIXELS = 400  # largest image, in positions, for which the band matrices pay
-_BANDED_IMAGES = 16
+from convmixer.kernels import measurements
+
+BANDED_PIXELS = 400  # largest image, in positions, for which the band matrices can pay
+_SMALL = 1 << 11  # elements of a channel for which the choice does not matter
+_MEASURED_CHANNELS = 4
 
 
-def prefers_banded(x: Tensor, shape: Sequence[int]) -> bool:
-    """Whether the banded form is the faster one: on CPUs, for small images and batches that fill a matrix product."""
-    images, height, width = shape
-    return x.device.type == "cpu" and height * width <= BANDED_PIXELS and images >= _BANDED_IMAGES
+def prefers_banded(operation: str, x: Tensor, kernel_size: int, shape: Sequence[int]) -> bool:
+    """Whether the banded form of "convolve" or "weight_gradient" is the faster one; only asked on CPUs."""
+    if x.device.type != "cpu" or shape[1] * shape[2] > BANDED_PIXELS or x.shape[1] < _SMALL:
+        return False
+    return _measured(operation, x.dtype, kernel_size, tuple(shape), torch.get_num_threads())
+
+
+@functools.lru_cache(maxsize=256)
+def _measured(operation: str, dtype: torch.dtype, kernel_size: int, shape: tuple[int, int, int], threads: int) -> bool:
+    key = f"depthwise {operation} {dtype} k{kernel_size} {'x'.join(map(str, shape))} t{threads}"
+    timings = measurements.recall(key)
+    if timings is None:
+        x = torch.ones(_MEASURED_CHANNELS, shape[0] * shape[1] * shape[2], dtype=dtype)
+        weight = torch.ones(_MEASURED_CHANNELS, kernel_size, kernel_size, dtype=dtype)
+
+        def run(banded: bool) -> None:
+            if operation == "convolve":
+                convolve(x, weight, shape, banded)
+            else:
+                convolve_weight_gradient(x, x, kernel_size, shape, banded)
+
+        timings = measurements.interleaved({"banded": lambda: run(True), "direct": lambda: run(False)}, 3, 0.1)
+        measurements.keep(key, timings)
+    return timings["banded"] < timings["direct"]
 
 
 def convolve(x: Tensor, weight: Tensor, shape: Sequence[int], banded: bool | None = None) -> Tensor:
     """Zero-padded cross-correlation of every channel with its kernel, as ``nn.Conv2d`` computes it, without bias."""
-    if banded if banded is not None else prefers_banded(x, shape):
+    if banded is None:
+        banded = prefers_banded("convolve", x, weight.shape[-1], shape)
+    if banded:
         images, height, width = shape
         matrices = band_matrices(weight.to(x.dtype), height, width)
         return torch.bmm(x.view(-1, images, height * width), matrices).view_as(x)
@@ -47,7 +73,9 @@ def convolve_weight_gradient(
     images, height, width = shape
     channels, pixels = x.shape[0], height * width
     dtype = torch.promote_types(x.dtype, torch.float32)
-    if banded if banded is not None else prefers_banded(x, shape):
+    if banded is None:
+        banded = prefers_banded("weight_gradient", x, kernel_size, shape)
+    if banded:
         products = torch.bmm(x.view(channels, images, pixels).transpose(1, 2), g.view(channels, images, pixels))
         taps = _taps(kernel_size, height, width, x.device)
         sums = torch.zeros(channels, kernel_size**2 + 1, dtype=dtype, device=x.device)
@@ -80,6 +108,7 @@ def band_matrices(weight: Tensor, height: int, width: int) -> Tensor:
     return with_zero[:, taps]
 
 
+@functools.lru_cache(maxsize=8)
 def _taps(kernel_size: int, height: int, width: int, device: torch.device) -> Tensor:
     """(H·W, H·W): index of the tap that leads from input to output position, k² where there is none."""
     radius = kernel_size // 2

@@ -61,16 +61,14 @@ def interleaved(candidates: dict[str, Callable[[], object]], rounds: int, second
     Args:
         candidates: what to run, by name. Each is run once before the first measurement.
         rounds: measurements of each, at most.
-        seconds: no new round begins after this time.
+        seconds: no further round begins after this time; one is always made.
     """
-    end = time.perf_counter() + seconds
-    best: Timings = {}
-    for name, run in candidates.items():
-        begin = time.perf_counter()
+    for run in candidates.values():
         run()
-        best[name] = time.perf_counter() - begin
-    for _ in range(rounds):
-        if time.perf_counter() > end:
+    end = time.perf_counter() + seconds
+    best = dict.fromkeys(candidates, float("inf"))
+    for done in range(rounds):
+        if done and time.perf_counter() > end:
             break
         for name, run in candidates.items():
             begin = time.perf_counter()

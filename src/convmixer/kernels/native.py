@@ -27,6 +27,9 @@ _TENSORS = "input gradient residual hidden_in output hidden_out bias0 bias1 gamm
 _TENSORS += " image_scale statistics weight_gradient gradients"
 
 
+_STORAGE = ("input", "gradient", "residual", "hidden_in", "output", "hidden_out")
+
+
 class Job(ctypes.Structure):
     """``struct Job`` of native/convmixer.cpp; pairs such as ``bias[2]`` are written out here."""
 
@@ -94,9 +97,10 @@ def run(
         turn: turns the kernel of "depthwise" by 180 degrees.
     """
     loaded = library()
-    assert loaded is not None
     storage = tensors["input"]
-    assert storage is not None
+    if loaded is None or storage is None:
+        raise RuntimeError(f"{operation}: there are no native kernels here, or no input")
+    _check(operation, shape, kernel_size, storage.dtype, tensors)
     job = Job(*shape, kernel_size, OPERATIONS.index(operation), DTYPES.index(storage.dtype))
     job.activation = ACTIVATIONS.index(activation)
     job.batch_statistics, job.add_input, job.turn = batch_statistics, add_input, turn
@@ -105,7 +109,24 @@ def run(
     job.parallel = build.parallel_entry()
     for name, tensor in tensors.items():
         if tensor is not None:
-            assert tensor.is_contiguous()
             setattr(job, name, tensor.data_ptr())
     if loaded.convmixer_run(ctypes.byref(job)):
         raise MemoryError(f"no memory for the {operation} kernel")
+
+
+def _check(
+    operation: str, shape: Sequence[int], kernel_size: int, storage: torch.dtype, tensors: Mapping[str, Tensor | None]
+) -> None:
+    """Refuses tensors that the kernels, which only see addresses, would read beyond their ends."""
+    channels, images, height, width = shape
+    sizes = dict.fromkeys(_STORAGE, channels * images * height * width)
+    sizes |= dict.fromkeys(("weight", "weight_gradient"), channels * kernel_size**2)
+    sizes |= {"image_scale": images, "statistics": channels * (4 if operation.startswith("mix") else 2)}
+    sizes["gradients"] = channels * (6 if operation.startswith("mix") else 3)
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        dtype, size = storage if name in _STORAGE else torch.float32, sizes.get(name, channels)
+        if tensor.numel() != size or tensor.dtype != dtype or not tensor.is_contiguous():
+            found = f"{tensor.dtype} {list(tensor.shape)}"
+            raise ValueError(f"{operation}: {name} is {found}; expected {size} contiguous values of {dtype}")

@@ -7,7 +7,7 @@ channel-major tensors; see :mod:`convmixer.kernels.reference` for shapes, dtypes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,14 @@ from convmixer.kernels.dispatch import choose
 from convmixer.kernels.reference import Stage, arithmetic
 
 Gradients = tuple[Tensor | None, ...]
+
+
+def _of(statistics: Tensor | None, channels: slice) -> Tensor | None:
+    return None if statistics is None else statistics[:, channels]
+
+
+def _rows(x: Tensor | None, channels: slice) -> Tensor | None:
+    return None if x is None else x[channels]
 
 
 def run_normalize(
@@ -36,7 +44,13 @@ def run_normalize(
     """Activation and batch normalisation, as :func:`reference.normalize`."""
     if choose("normalize", u) == "reference":
         stage = Stage(bias, gamma, beta, eps)
-        return reference.normalize(u, stage, statistics, residual, image_scale, shape, activation)
+        parts = [
+            reference.normalize(
+                u[c], stage.of(c), _of(statistics, c), _rows(residual, c), image_scale, shape, activation
+            )
+            for c in reference.channel_slices(u)
+        ]
+        return torch.cat([y for y, _ in parts]), torch.cat([used for _, used in parts], 1)
     out = torch.empty_like(u)
     used = u.new_empty((2, u.shape[0]), dtype=torch.float32) if statistics is None else statistics.clone()
     tensors = {"input": u, "bias0": bias, "gamma0": gamma, "beta0": beta, "statistics": used, "output": out}
@@ -66,7 +80,13 @@ def run_normalize_backward(
     """Gradients of ``normalize``, as :func:`reference.normalize_backward`."""
     if choose("normalize_backward", u) == "reference":
         stage = Stage(bias, gamma, gamma, eps)  # beta has no part in the gradients
-        return reference.normalize_backward(d, u, stage, statistics, of_batch, image_scale, shape, activation)
+        parts = [
+            reference.normalize_backward(
+                d[c], u[c], stage.of(c), statistics[:, c], of_batch, image_scale, shape, activation
+            )
+            for c in reference.channel_slices(u)
+        ]
+        return torch.cat([du for du, _ in parts]), torch.cat([gradients for _, gradients in parts], 1)
     du = torch.empty_like(u)
     gradients = gamma.new_empty((3, u.shape[0]))
     tensors = {"input": u, "gradient": d.contiguous(), "bias0": bias, "gamma0": gamma, "beta0": gamma, "output": du}
@@ -104,10 +124,22 @@ def run_mix(
     """
     if choose("mix", u, weight.shape[-1]) == "reference":
         stages = Stage(bias0, gamma0, beta0, eps[0]), Stage(bias1, gamma1, beta1, eps[1])
-        y, v, used = reference.mix(
-            u, stages[0], weight, stages[1], statistics, image_scale, shape, activation, add_input
-        )
-        return y, v if keep_hidden else u.new_empty(0), used
+        parts = [
+            reference.mix(
+                u[c],
+                stages[0].of(c),
+                weight[c],
+                stages[1].of(c),
+                _of(statistics, c),
+                image_scale,
+                shape,
+                activation,
+                add_input,
+            )
+            for c in reference.channel_slices(u)
+        ]
+        v = torch.cat([v for _, v, _ in parts]) if keep_hidden else u.new_empty(0)
+        return torch.cat([y for y, _, _ in parts]), v, torch.cat([used for _, _, used in parts], 1)
     out = torch.empty_like(u)
     hidden = torch.empty_like(u) if keep_hidden else None
     used = u.new_empty((4, u.shape[0]), dtype=torch.float32) if statistics is None else statistics.clone()
@@ -146,9 +178,25 @@ def run_mix_backward(
     """Gradients of ``mix``, as :func:`reference.mix_backward`."""
     if choose("mix_backward", u, weight.shape[-1]) == "reference":
         stages = Stage(bias0, gamma0, beta0, eps[0]), Stage(None, gamma1, gamma1, eps[1])
-        return reference.mix_backward(
-            d, u, hidden, stages[0], weight, stages[1], statistics, of_batch, image_scale, shape, activation, add_input
-        )
+        parts = [
+            reference.mix_backward(
+                d[c],
+                u[c],
+                hidden[c],
+                stages[0].of(c),
+                weight[c],
+                stages[1].of(c),
+                statistics[:, c],
+                of_batch,
+                image_scale,
+                shape,
+                activation,
+                add_input,
+            )
+            for c in reference.channel_slices(u)
+        ]
+        columns = list(zip(*parts, strict=True))
+        return torch.cat(columns[0]), torch.cat(columns[1]), torch.cat(columns[2], 1)
     du, dw, gradients = torch.empty_like(u), torch.empty_like(weight), gamma0.new_empty((6, u.shape[0]))
     tensors = {"input": u, "gradient": d.contiguous(), "hidden_in": hidden, "bias0": bias0, "gamma0": gamma0}
     tensors |= {"beta0": beta0, "weight": weight, "gamma1": gamma1, "beta1": gamma1, "statistics": statistics}
@@ -185,45 +233,49 @@ def run_depthwise_weight_gradient(x: Tensor, d: Tensor, kernel_size: int, shape:
     return dw
 
 
+def _register(function: Callable[..., Any]) -> Any:
+    """The operation ``convmixer::name`` for a function ``run_name``, without the ``torch.library.custom_op`` wrapper.
+
+    That would import the compiler of PyTorch, more than a second, when the operation is first called.
+    """
+    name = f"convmixer::{function.__name__.removeprefix('run_')}"
+    schema = torch.library.infer_schema(function, mutates_args=())
+    torch.library.define(name, schema, tags=(torch.Tag.pt2_compliant_tag,))
+    torch.library.impl(name, "default", function)
+    return getattr(torch.ops.convmixer, name.partition("::")[2]).default
+
+
 # The registered forms: the same functions, seen by autograd, torch.compile and torch.export.
-normalize = torch.library.custom_op("convmixer::normalize", run_normalize, mutates_args=())
-normalize_backward = torch.library.custom_op("convmixer::normalize_backward", run_normalize_backward, mutates_args=())
-mix = torch.library.custom_op("convmixer::mix", run_mix, mutates_args=())
-mix_backward = torch.library.custom_op("convmixer::mix_backward", run_mix_backward, mutates_args=())
-depthwise = torch.library.custom_op("convmixer::depthwise", run_depthwise, mutates_args=())
-depthwise_weight_gradient = torch.library.custom_op(
-    "convmixer::depthwise_weight_gradient", run_depthwise_weight_gradient, mutates_args=()
-)
+normalize = _register(run_normalize)
+normalize_backward = _register(run_normalize_backward)
+mix = _register(run_mix)
+mix_backward = _register(run_mix_backward)
+depthwise = _register(run_depthwise)
+depthwise_weight_gradient = _register(run_depthwise_weight_gradient)
 
 
-@normalize.register_fake
-def _(u: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _fake_normalize(u: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(u), u.new_empty((2, u.shape[0]), dtype=arithmetic(u))
 
 
-@normalize_backward.register_fake
-def _(_d: Tensor, u: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _fake_normalize_backward(_d: Tensor, u: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(u), u.new_empty((3, u.shape[0]), dtype=arithmetic(u))
 
 
-@mix.register_fake
-def _(u: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_mix(u: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     hidden = torch.empty_like(u) if arguments[-1] else u.new_empty(0)
     return torch.empty_like(u), hidden, u.new_empty((4, u.shape[0]), dtype=arithmetic(u))
 
 
-@mix_backward.register_fake
-def _(_d: Tensor, u: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_mix_backward(_d: Tensor, u: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(u), torch.empty_like(arguments[4]), u.new_empty((6, u.shape[0]), dtype=arithmetic(u))
 
 
-@depthwise.register_fake
-def _(x: Tensor, *_: Any) -> Tensor:
+def _fake_depthwise(x: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(x)
 
 
-@depthwise_weight_gradient.register_fake
-def _(x: Tensor, _d: Tensor, kernel_size: int, _shape: Sequence[int]) -> Tensor:
+def _fake_depthwise_weight_gradient(x: Tensor, _d: Tensor, kernel_size: int, _shape: Sequence[int]) -> Tensor:
     return x.new_empty((x.shape[0], kernel_size, kernel_size), dtype=arithmetic(x))
 
 
@@ -279,6 +331,12 @@ def _depthwise_gradients(ctx: Any, d: Tensor) -> Gradients:
     return dx, dw, None, None
 
 
-normalize.register_autograd(_normalize_gradients, setup_context=_normalize_setup)
-mix.register_autograd(_mix_gradients, setup_context=_mix_setup)
-depthwise.register_autograd(_depthwise_gradients, setup_context=_depthwise_setup)
+torch.library.register_fake("convmixer::normalize", _fake_normalize)
+torch.library.register_fake("convmixer::normalize_backward", _fake_normalize_backward)
+torch.library.register_fake("convmixer::mix", _fake_mix)
+torch.library.register_fake("convmixer::mix_backward", _fake_mix_backward)
+torch.library.register_fake("convmixer::depthwise", _fake_depthwise)
+torch.library.register_fake("convmixer::depthwise_weight_gradient", _fake_depthwise_weight_gradient)
+torch.library.register_autograd("convmixer::normalize", _normalize_gradients, setup_context=_normalize_setup)
+torch.library.register_autograd("convmixer::mix", _mix_gradients, setup_context=_mix_setup)
+torch.library.register_autograd("convmixer::depthwise", _depthwise_gradients, setup_context=_depthwise_setup)

@@ -9,7 +9,7 @@ arXiv 1502.03167, the gradients in its section 3. The order, activation first, i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,22 @@ class Stage:
     gamma: Tensor
     beta: Tensor
     eps: float
+
+    def of(self, channels: slice) -> Stage:
+        """The stage of these channels alone."""
+        return Stage(
+            None if self.bias is None else self.bias[channels], self.gamma[channels], self.beta[channels], self.eps
+        )
+
+
+CHUNK = 1 << 18
+"""Elements of a tensor worked on at once on a CPU, so that each step of an operation finds them in the cache."""
+
+
+def channel_slices(u: Tensor) -> Iterator[slice]:
+    """The channels in parts of about :data:`CHUNK` elements; all at once on other devices."""
+    channels = u.shape[0] if u.device.type != "cpu" else max(1, CHUNK // max(1, u.shape[1]))
+    return (slice(first, first + channels) for first in range(0, u.shape[0], channels))
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
@@ -48,7 +64,8 @@ def arithmetic(u: Tensor) -> torch.dtype:
 
 def batch_statistics(a: Tensor) -> Tensor:
     """(2, C): mean and biased variance of each row."""
-    return torch.stack([a.mean(1), a.var(1, correction=0)])
+    mean = a.mean(1)
+    return torch.stack([mean, (a - mean[:, None]).square().mean(1)])
 
 
 def _scaled(y: Tensor, image_scale: Tensor | None, shape: Sequence[int]) -> Tensor:

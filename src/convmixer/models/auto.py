@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("convmixer.models")
 
-SMALL_WORK = 5e7  # multiply-adds of a batch; below, all takes milliseconds
-_PROBE_WORK = 3e8  # multiply-adds of the forward pass of a measurement, at most, unless one image has more
-_PROBE_SECONDS = 0.3
+SMALL_WORK = 2e7  # multiply-adds of a batch; below, all takes milliseconds
+_PROBE_WORK = 2e8  # multiply-adds of the forward pass of a measurement, at most, unless one image has more
+_PROBE_SECONDS = 0.2
 _MARGIN = 0.95  # the fast engine has to be faster by this factor
 
 _known: dict[str, Literal["plain", "fast"]] = {}
