@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# Tests run side by side, in a process for each core: threads within them would only get in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+# A first call may import a library, and the machine may be busy. On CI a failure has to be the change's own.
+settings.register_profile(
+    "unhurried",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
+)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(autouse=True)

@@ -149,6 +149,7 @@ class DataConfig(_Checked):
 
     def _problems(self) -> Iterator[str]:
         yield from _at_least(self, 1, "image_size")
+        yield from _at_least(self, 0, "split_seed")
         yield from _within(self, 0.0, 0.9, "val_fraction")
         yield from _within(self, 0.01, 0.9, "test_fraction")
         kinds = ("digits", "cifar10", "cifar100")
@@ -214,7 +215,8 @@ class TrainConfig(_Checked):
     """Minutes between checkpoints within an epoch; one is written after every epoch as well."""
 
     def _problems(self) -> Iterator[str]:
-        yield from _at_least(self, 1, "epochs", "batch_size")
+        yield from _at_least(self, 1, "epochs")
+        yield from _at_least(self, 2, "batch_size")  # batch normalisation has no statistics of one
         yield from _at_least(self, 0, "lr", "weight_decay", "clip_norm", "warmup_epochs", "checkpoint_minutes")
         yield from _within(self, 0.0, 1.0, "label_smoothing", closed=False)
 

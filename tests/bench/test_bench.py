@@ -39,7 +39,7 @@ def test_records_of_a_small_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["train", "infer"])
 def test_explain_names_the_operations(what: str) -> None:
-    rows = explain(BenchConfig(models=("convmixer_bn",), what=(what,), image_size=8))  # type: ignore[arg-type]
+    rows = explain(BenchConfig(models=("convmixer_bn",), what=(what,), image_size=8))
     operations = {operation for _, _, operation, _, _ in rows}
     assert {"mix", "normalize"} <= operations
     assert ("mix_backward" in operations) == (what == "train")

@@ -54,7 +54,7 @@ def gradients(model: ConvMixer, x: Tensor, y: Tensor, bf16: bool = False, seed: 
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         logits = model(x)
         loss = F.cross_entropy(logits, y)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     return logits, [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
@@ -197,7 +197,7 @@ def test_hooks_and_pruning_are_respected() -> None:
 
     plain, model = pair()
     for m in (plain, model):
-        prune.l1_unstructured(at(m.blocks, 0, 1), "weight", 0.5)  # type: ignore[no-untyped-call]
+        prune.l1_unstructured(at(m.blocks, 0, 1), "weight", 0.5)
     seen: list[tuple[int, ...]] = []
     at(model.blocks, 1).register_forward_hook(lambda _module, _inputs, output: seen.append(tuple(output.shape)))
     x = torch.randn(4, 3, 8, 8)
@@ -236,7 +236,7 @@ def test_state_is_the_same_whatever_the_engine() -> None:
     assert list(plain.state_dict()) == list(model.state_dict())
     assert pickle.loads(pickle.dumps(model)).engine == "fast"
     with pytest.raises(InputError, match="'fast'"):
-        model.set_engine("fats")  # type: ignore[arg-type]
+        model.set_engine("fats")
 
 
 def test_inference_mode_and_partial_gradients() -> None:

@@ -85,7 +85,7 @@ def step_of(job: Job) -> Callable[[], object]:
         optimizer.zero_grad()
         with precision:
             loss = F.cross_entropy(run(x), y)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
 
     return train

@@ -1,1 +1,23 @@
-"""Data sets as uint8 tensors in memory, augmentation of whole batches, and seeded batches."""
+"""Data sets as uint8 tensors in memory, augmentation of whole batches, and seeded batches.
+
+The names below are loaded when first used, so that importing a module of this package that needs no torch stays quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from convmixer.data.datasets import Dataset as Dataset
+    from convmixer.data.datasets import DatasetInfo as DatasetInfo
+    from convmixer.data.datasets import Split as Split
+    from convmixer.data.datasets import load_dataset as load_dataset
+
+__all__ = ["Dataset", "DatasetInfo", "Split", "load_dataset"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(importlib.import_module("convmixer.data.datasets"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

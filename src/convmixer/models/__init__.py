@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ __all__ = [
     "ConvMixerLC",
     "ConvMixerRH",
     "Engine",
+    "ModelRow",
     "build_model",
     "count_multiply_adds",
     "count_parameters",
     "create_model",
+    "describe_models",
     "list_models",
     "load_weights",
 ]
@@ -35,6 +38,49 @@ _CLASSES: dict[str, type[ConvMixer]] = {"base": ConvMixer, "rh": ConvMixerRH, "l
 def list_models() -> list[str]:
     """Names that :func:`create_model` knows."""
     return list(MODELS)
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A line of the list of models."""
+
+    model: str
+    variant: str
+    dim: int
+    depth: int
+    kernel_size: int
+    patch_size: int
+    image_size: int
+    n_classes: int
+    parameters: int
+    multiply_adds: int
+    """For one image; a multiplication and an addition count as one."""
+    source: str
+
+
+def describe_models() -> list[ModelRow]:
+    """What each preset is and costs."""
+    rows = []
+    for name, preset in MODELS.items():
+        config = preset.architecture
+        with torch.device("meta"):  # shapes only
+            parameters = count_parameters(create_model(name))
+        rows.append(
+            ModelRow(
+                model=name,
+                variant=config.variant,
+                dim=config.dim,
+                depth=config.depth,
+                kernel_size=config.kernel_size,
+                patch_size=config.patch_size,
+                image_size=preset.image_size,
+                n_classes=preset.n_classes,
+                parameters=parameters,
+                multiply_adds=count_multiply_adds(config, preset.image_size, preset.n_classes),
+                source=preset.source,
+            )
+        )
+    return rows
 
 
 def create_model(

@@ -60,7 +60,7 @@ def measure(model: ConvMixer, x: Tensor) -> dict[str, float]:
         trial.set_engine(name)  # type: ignore[arg-type]
         result: Tensor = trial(images)
         if gradients and result.requires_grad:
-            result.float().square().mean().backward()  # type: ignore[no-untyped-call]
+            result.float().square().mean().backward()
 
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.set_grad_enabled(gradients):
         trial = copy.deepcopy(small)

@@ -201,7 +201,7 @@ class ConvMixer(nn.Module):
         self.n_classes = n_classes
         head = self._make_head(self.num_features, n_classes) if n_classes else nn.Identity()
         weight = next(self.stem.parameters())
-        self.head = head.to(device=weight.device, dtype=weight.dtype)
+        self.head = head.to(device=weight.device, dtype=weight.dtype).train(self.training)
 
     def get_classifier(self) -> nn.Module:
         """The head."""

@@ -1,1 +1,23 @@
-""""""
+"""Training, evaluation and prediction, and the run directory that connects them."""
+
+from convmixer.training.evaluate import RunEvaluation, TrainedModel, evaluate_run, write_evaluation
+from convmixer.training.predict import Prediction, Unreadable, predict_images
+from convmixer.training.run_dir import EpochRecord, RunDir, Summary, default_path, newest_path, unused_path
+from convmixer.training.train import train
+
+__all__ = [
+    "EpochRecord",
+    "Prediction",
+    "RunDir",
+    "RunEvaluation",
+    "Summary",
+    "TrainedModel",
+    "Unreadable",
+    "default_path",
+    "evaluate_run",
+    "newest_path",
+    "predict_images",
+    "train",
+    "unused_path",
+    "write_evaluation",
+]

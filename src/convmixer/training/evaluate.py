@@ -1,0 +1,188 @@
+"""From a model and images to logits, and from a run directory to a full evaluation."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from convmixer.config import Device, Precision
+from convmixer.data import Dataset, DatasetInfo, Split, load_dataset
+from convmixer.data.batches import Normalize, in_order
+from convmixer.errors import InputError
+from convmixer.files import write_atomic
+from convmixer.models import build_model, load_weights
+from convmixer.training.run_dir import RunDir
+from convmixer.training.runtime import choose_device, choose_precision, dtype_name
+from convmixer.utils.metrics import Evaluation, evaluate_predictions
+
+EVALUATION_BATCH = 500
+
+
+def compute_logits(
+    model: nn.Module,
+    split: Split,
+    normalize: Normalize,
+    device: torch.device,
+    precision: torch.dtype,
+    *,
+    batch_size: int = EVALUATION_BATCH,
+    check: Callable[[], None] = lambda: None,
+) -> torch.Tensor:
+    """The model's outputs in evaluation mode for all images of ``split``, in their order.
+
+    Args:
+        model: put into evaluation mode.
+        split: N images.
+        normalize: what the model's inputs went through in training.
+        device: where the model is.
+        precision: dtype of autocast.
+        batch_size: images at once.
+        check: called before every batch; may raise to stop.
+
+    Returns:
+        (N, K) float32 on the CPU.
+    """
+    model.eval()
+    outputs = []
+    with torch.inference_mode(), torch.autocast(device.type, precision, enabled=precision is not torch.float32):
+        for images in in_order(split, batch_size, normalize, device):
+            check()
+            outputs.append(model(images).float())
+    return torch.cat(outputs).cpu()
+
+
+def loss_and_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
+    """Mean cross-entropy and fraction of correct answers of (N, K) logits for (N,) labels."""
+    return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).double().mean().item()
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A run's selected weights, ready to be used, and what they were trained on."""
+
+    model: nn.Module
+    info: DatasetInfo
+    normalize: Normalize
+    device: torch.device
+    precision: torch.dtype
+
+    @classmethod
+    def load(cls, run: RunDir, device: Device = "auto", precision: Precision = "auto") -> TrainedModel:
+        """The model in a run directory. Raises InputError if there is none yet, or no such device."""
+        config, info = run.config(), run.dataset()
+        weights = run.path / "model.safetensors"
+        if not weights.exists():
+            raise InputError(
+                f"{run.path}: has no model.safetensors; the run is {run.status()}, continue it with --resume."
+            )
+        where = choose_device(device)
+        model = build_model(config.architecture, len(info.classes), info.channels)
+        load_weights(model, weights)
+        layout = torch.channels_last if config.train.channels_last else torch.preserve_format
+        model.to(where, memory_format=layout).eval()  # type: ignore[call-overload]
+        normalize = Normalize(info, where, config.train.channels_last)
+        return cls(model, info, normalize, where, choose_precision(precision, where))
+
+    def logits(
+        self, split: Split, *, batch_size: int = EVALUATION_BATCH, check: Callable[[], None] = lambda: None
+    ) -> torch.Tensor:
+        """(N, K) float32 for the images of ``split``; see :func:`compute_logits`."""
+        arguments = (self.model, split, self.normalize, self.device, self.precision)
+        return compute_logits(*arguments, batch_size=batch_size, check=check)
+
+
+@dataclass(frozen=True)
+class RunEvaluation:
+    """What ``convmixer evaluate`` prints."""
+
+    run: str
+    split: str
+    dataset: str
+    images: int
+    images_per_second: float
+    device: str
+    precision: str
+    figures: Evaluation
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        own = {key: value for key, value in vars(self).items() if key != "figures"}
+        return own | self.figures.to_dict()
+
+
+def evaluate_run(
+    path: str | Path,
+    split: str = "test",
+    *,
+    dataset: Dataset | None = None,
+    data_dir: str | None = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    batch_size: int = EVALUATION_BATCH,
+    check: Callable[[], None] = lambda: None,
+) -> RunEvaluation:
+    """Evaluates the selected weights of a run on one of its splits.
+
+    Args:
+        path: the run directory.
+        split: train (without the validation part), val or test.
+        dataset: the run's data, where the caller has them; loaded otherwise.
+        data_dir: where archives lie, if not where they lay in training.
+        device: where to compute.
+        precision: number format.
+        batch_size: images at once.
+        check: called before every batch; may raise to stop.
+
+    Raises:
+        InputError: not a finished run, data that are not the run's, a split it does not have.
+    """
+    run = RunDir.existing(path)
+    config, info = run.config(), run.dataset()
+    trained = TrainedModel.load(run, device, precision)
+    if dataset is None:
+        data = config.replace(data_dir=data_dir).data if data_dir else config.data
+        dataset = load_dataset(data, protocol=config.protocol)
+    if dataset.info.fingerprint != info.fingerprint:
+        raise InputError(
+            f"{config.data.dataset}: these are not the images that {run.path} was trained on "
+            "(their fingerprint differs from the one in its dataset.json); evaluate on the original data."
+        )
+    if split not in dataset.splits:
+        raise InputError(f"--split: this run has no {split} part; choose from {', '.join(dataset.splits)}.")
+    part = dataset.splits[split]
+    start = time.perf_counter()
+    logits = trained.logits(part, batch_size=batch_size, check=check)
+    seconds = time.perf_counter() - start
+    return RunEvaluation(
+        run=str(run.path),
+        split=split,
+        dataset=info.name,
+        images=len(part),
+        images_per_second=len(part) / seconds,
+        device=trained.device.type,
+        precision=dtype_name(trained.precision),
+        figures=evaluate_predictions(logits.double().softmax(1).numpy(), part.labels.numpy(), info.classes),
+    )
+
+
+def write_evaluation(evaluation: RunEvaluation) -> list[Path]:
+    """Keeps an evaluation in its run directory: the figures as JSON, confusion matrix and calibration as pictures."""
+    from convmixer.utils.visualization import calibration_diagram, confusion_matrix, save_figure
+
+    folder, figures = Path(evaluation.run), evaluation.figures
+    files = [folder / f"{name}_{evaluation.split}{suffix}" for name, suffix in _EVALUATION_FILES]
+    write_atomic(files[0], json.dumps(evaluation.to_dict(), indent=2, allow_nan=False) + "\n")
+    save_figure(confusion_matrix(figures.confusion, [row.name for row in figures.per_class]), files[1])
+    save_figure(calibration_diagram(figures.calibration), files[2])
+    return files
+
+
+_EVALUATION_FILES = (("evaluation", ".json"), ("confusion", ".png"), ("calibration", ".png"))

@@ -1,0 +1,240 @@
+"""The training loop: step, evaluate, record, checkpoint."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from convmixer.config import RunConfig
+from convmixer.data import Dataset
+from convmixer.data.augment import Augment
+from convmixer.data.batches import Normalize, TrainBatches
+from convmixer.errors import InputError
+from convmixer.models import build_model, count_parameters
+from convmixer.training.checkpoint import save_checkpoint
+from convmixer.training.display import TensorBoard, TrainingDisplay
+from convmixer.training.evaluate import compute_logits, loss_and_accuracy
+from convmixer.training.run_dir import EpochRecord, RunDir
+from convmixer.training.runtime import choose_precision, dtype_name
+from convmixer.training.schedule import learning_rate
+
+_LOOK_SECONDS = 0.5  # how often a GPU's losses are looked at: each look waits for the GPU
+_POSITION = ("epoch", "step", "seconds", "losses", "correct", "best_epoch")
+
+
+class DivergedError(Exception):
+    """The loss, or a weight, is no longer a finite number."""
+
+
+class TrainingLoop:
+    """Everything that a checkpoint holds, and the loop that changes it.
+
+    Raises:
+        InputError: a model that does not fit the images.
+    """
+
+    def __init__(self, config: RunConfig, dataset: Dataset, run: RunDir, device: torch.device) -> None:
+        info, settings = dataset.info, config.train
+        _check_patches(config.architecture.patch_size, info.image_size, info.name)
+        self.config, self.dataset, self.run, self.device = config, dataset, run, device
+        self.precision = choose_precision(settings.precision, device)
+        torch.manual_seed(config.seed)
+        self.model = build_model(config.architecture, len(info.classes), info.channels)
+        layout = torch.channels_last if settings.channels_last else torch.preserve_format
+        self.model.to(device, memory_format=layout)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision is torch.float16)
+        self.normalize = Normalize(info, device, settings.channels_last)
+        augment = Augment(config.augment, mean=info.mean, mirror=info.mirror)
+        images = dataset.splits["train"]
+        self.batches = TrainBatches(images, settings.batch_size, config.seed, augment, self.normalize, device)
+        # The split that chooses the epoch; without one the last epoch is taken.
+        self.selection = "test" if config.protocol == "original" else "val" if "val" in dataset.splits else None
+
+        self.epoch, self.step = 0, 0  # finished epochs, and finished steps of the one after
+        self.seconds = 0.0  # spent in these steps
+        self.losses: list[float] = []  # of these steps
+        self.correct: list[float] = []
+        self.records: list[EpochRecord] = []
+        self.best: dict[str, torch.Tensor] = {}
+        self.best_epoch = 0
+        self._unseen: list[torch.Tensor] = []  # (loss, correct) of steps that were not looked at yet
+        self._looked = self._saved = time.monotonic()
+
+    def describe(self) -> str:
+        """One line: model, data, device."""
+        info, parameters = self.dataset.info, count_parameters(self.model)
+        sizes = ", ".join(f"{count} {name}" for name, count in info.sizes.items())
+        where = f"{self.device.type} {dtype_name(self.precision)}"
+        return (
+            f"{self.config.model} ({parameters:,} parameters) on {info.name} ({sizes}), {where}, into {self.run.path}"
+        )
+
+    def run_epochs(self, check: Callable[[], None], display: TrainingDisplay) -> None:
+        """Trains the epochs that are left. ``check`` is called between steps and may raise to stop.
+
+        Raises:
+            DivergedError: a loss or a weight is not finite; the last checkpoint is from before.
+        """
+        with TensorBoard(self.run.path / "tensorboard", first_epoch=self.epoch + 1) as tensorboard:
+            while self.epoch < self.config.train.epochs:
+                self._train_epoch(check, display)
+                record = self._record(check)
+                self.records.append(record)
+                self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
+                self.losses, self.correct = [], []
+                self.save()
+                self.run.write_metrics(self.records)
+                tensorboard.log(record)
+                display.epoch(record)
+
+    def _train_epoch(self, check: Callable[[], None], display: TrainingDisplay) -> None:
+        self.model.train()
+        start = time.perf_counter() - self.seconds
+        for images, labels in self.batches.epoch(self.epoch, self.step):
+            self._train_step(images, labels)
+            self.step += 1
+            last = self.step == len(self.batches)
+            if self.device.type == "cpu" or last or time.monotonic() - self._looked > _LOOK_SECONDS:
+                self._look()
+                self.seconds = time.perf_counter() - start
+                loss, accuracy, rate = self._running_means()
+                display.step(self.epoch, self.step, loss, accuracy, rate)
+            check()
+            if not last and time.monotonic() - self._saved >= 60 * self.config.train.checkpoint_minutes:
+                self.save()
+                start = time.perf_counter() - self.seconds  # saving is not training
+
+    def _train_step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """One update from (B, C, H, W) float32 images and (B,) labels."""
+        settings = self.config.train
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate(self.step)
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
+            logits = self.model(images)
+            loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+        self._unseen.append(torch.stack((loss.detach().float(), (logits.argmax(1) == labels).sum().float())))
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        if settings.clip_norm > 0:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _learning_rate(self, step: int) -> float:
+        return learning_rate(self.config.train, self.epoch * len(self.batches) + step, len(self.batches))
+
+    def _running_means(self) -> tuple[float, float, float]:
+        """Loss, accuracy and images per second of the steps of this epoch that were looked at."""
+        seen = len(self.losses) * self.batches.batch_size
+        return statistics.fmean(self.losses), sum(self.correct) / seen, seen / self.seconds
+
+    def _look(self) -> None:
+        """Fetches losses from the device. Raises DivergedError at the first that is not finite."""
+        self._looked = time.monotonic()
+        unseen, self._unseen = self._unseen, []
+        for loss, correct in torch.stack(unseen).tolist() if unseen else []:
+            if not math.isfinite(loss):
+                raise self._diverged(f"the loss is {loss}")
+            self.losses.append(loss)
+            self.correct.append(correct)
+
+    def _diverged(self, what: str) -> DivergedError:
+        position = len(self.losses)
+        step = self.epoch * len(self.batches) + position + 1
+        known = self.losses[-1:] or [record.train_loss for record in self.records[-1:]]
+        last = f"{known[0]:.4g}" if known else "none"
+        return DivergedError(
+            f"{what} at step {step} (epoch {self.epoch + 1}), where the learning rate is "
+            f"{self._learning_rate(position):.3g} and the last finite loss was {last}; "
+            "try a lower --lr or --precision float32"
+        )
+
+    def _record(self, check: Callable[[], None]) -> EpochRecord:
+        """Evaluates after the last step of an epoch and keeps the weights if they are the best."""
+        held: dict[str, float] = {}
+        if self.selection:
+            part = self.dataset.splits[self.selection]
+            logits = compute_logits(self.model, part, self.normalize, self.device, self.precision, check=check)
+            loss, accuracy = loss_and_accuracy(logits, part.labels)
+            if not math.isfinite(loss):
+                raise self._diverged(f"the {self.selection} loss is {loss}")
+            held = {f"{self.selection}_loss": loss, f"{self.selection}_accuracy": accuracy}
+        train_loss, train_accuracy, rate = self._running_means()
+        record = EpochRecord(
+            epoch=self.epoch + 1,
+            lr=self._learning_rate(len(self.batches) - 1),
+            train_loss=train_loss,
+            train_accuracy=train_accuracy,
+            seconds=self.seconds,
+            images_per_second=rate,
+            **held,
+        )
+        if self._score(record) >= max((self._score(earlier) for earlier in self.records), default=0.0):
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+            self.best_epoch = record.epoch
+        return record
+
+    def _score(self, record: EpochRecord) -> float:
+        """What the epoch is chosen by; of equal epochs the last wins, so a constant chooses the last of all."""
+        return float(getattr(record, f"{self.selection}_accuracy")) if self.selection else 0.0
+
+    def save(self) -> None:
+        """Writes a checkpoint. Raises DivergedError, and leaves the last one, if a loss or a weight is not finite."""
+        self._look()
+        if not all(bool(weight.isfinite().all()) for weight in self.model.parameters()):
+            raise self._diverged("a weight is not finite")
+        self._saved = time.monotonic()
+        state = {
+            "fingerprint": self.dataset.info.fingerprint,
+            "threads": torch.get_num_threads(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "position": {name: getattr(self, name) for name in _POSITION},
+            "records": [vars(record) for record in self.records],
+            "best": self.best,
+        }
+        save_checkpoint(self.run.path, state)
+
+    def restore(self, state: dict[str, Any]) -> str:
+        """Takes up a checkpoint's ``state``; returns a warning, or ''.
+
+        Raises:
+            InputError: the data are not those that the run began with.
+        """
+        if state["fingerprint"] != self.dataset.info.fingerprint:
+            raise InputError(
+                f"{self.config.data.dataset}: the images are not those that the run in {self.run.path} began with; "
+                "put them back, or choose another --out."
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        for name in _POSITION:
+            setattr(self, name, state["position"][name])
+        self.records = [EpochRecord(**record) for record in state["records"]]
+        self.best = state["best"]
+        if self.device.type == "cpu" and state["threads"] != torch.get_num_threads():
+            return f"The run began with {state['threads']} threads, so the last bits of its result may differ now."
+        return ""
+
+
+def _check_patches(patch_size: int, image_size: int, name: str) -> None:
+    if image_size % patch_size:
+        sizes = ", ".join(str(d) for d in range(1, image_size + 1) if image_size % d == 0)
+        raise InputError(
+            f"--patch-size: {patch_size} does not divide the {image_size} pixels of {name}; choose one of {sizes}."
+        )

@@ -1,0 +1,153 @@
+"""A run from its configuration to its summary."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from safetensors.torch import save
+
+from convmixer.config import RunConfig
+from convmixer.data import Dataset, load_dataset
+from convmixer.errors import InputError, Interrupted
+from convmixer.files import write_atomic
+from convmixer.models import count_parameters
+from convmixer.training.checkpoint import DamagedCheckpointError, load_checkpoint
+from convmixer.training.display import TrainingDisplay
+from convmixer.training.evaluate import evaluate_run, write_evaluation
+from convmixer.training.loop import DivergedError, TrainingLoop
+from convmixer.training.run_dir import RunDir, Summary
+from convmixer.training.runtime import (
+    Interruption,
+    choose_device,
+    describe_environment,
+    dtype_name,
+    prepare_cpu,
+)
+
+
+def train(
+    config: RunConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    dataset: Dataset | None = None,
+    console: Console | None = None,
+) -> Summary:
+    """Trains a model and leaves a run directory.
+
+    Args:
+        config: what to do.
+        out: directory to write; see :mod:`convmixer.training.run_dir` for what it will hold.
+        resume: continue the run in ``out`` where its newest checkpoint stands; the end is as if nothing had happened
+            (on a CPU, with the same number of threads, bit for bit). A new directory is started, a finished run is
+            left as it is and its summary returned.
+        dataset: the data that ``config.data`` names, where the caller has them; loaded otherwise.
+        console: where progress is shown; nowhere by default.
+
+    Returns:
+        The summary; its status is "diverged" if the loss did not stay finite.
+
+    Raises:
+        InputError: impossible configuration for these data, or a directory that cannot be used.
+        Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written.
+    """
+    prepare_cpu()
+    console = console or Console(quiet=True)
+    run = RunDir(out)
+    with run.claimed():
+        if ended := run.admit(config, resume=resume):
+            return ended
+        device = choose_device(config.train.device)
+        dataset = dataset or load_dataset(config.data, protocol=config.protocol, console=console)
+        loop = TrainingLoop(config, dataset, run, device)
+        if resume:
+            _restore(loop, console)
+        run.write_json("config.json", config.to_dict())
+        run.write_json("dataset.json", dataset.info.to_dict())
+        run.write_environment(describe_environment(device))
+        console.print(loop.describe(), highlight=False)
+        with Interruption.watched() as interruption:
+            try:
+                with TrainingDisplay(console, config.train.epochs, len(loop.batches)) as display:
+                    loop.run_epochs(interruption.check, display)
+                return _finish(loop, interruption.check)
+            except Interrupted:
+                loop.save()
+                raise
+            except DivergedError as error:
+                return _summarize(loop, "diverged", message=str(error))
+
+
+def _restore(loop: TrainingLoop, console: Console) -> None:
+    """Takes up the newest whole checkpoint, if there is one. Raises InputError if there are only damaged ones."""
+    path = loop.run.path
+    try:
+        state, complaints = load_checkpoint(path)
+    except DamagedCheckpointError as error:
+        raise InputError(f"{error}; nothing is left to continue from, start again with another --out.") from None
+    for complaint in complaints:
+        console.print(f"{complaint}; continuing from the one before.", style="yellow", highlight=False)
+    if state is None:
+        console.print(f"{path}: no checkpoint yet, starting from the beginning.", highlight=False)
+        return
+    if warning := loop.restore(state):
+        console.print(warning, style="yellow", highlight=False)
+    loop.run.write_metrics(loop.records)
+    console.print(f"{path}: continuing in epoch {loop.epoch + 1}, after step {loop.step}.", highlight=False)
+
+
+def _finish(loop: TrainingLoop, check: Callable[[], None]) -> Summary:
+    """Writes the selected weights, reads the test set, draws the pictures; the summary comes last."""
+    from convmixer.utils.visualization import EpochRow, learning_curve, save_figure
+
+    run, settings = loop.run, loop.config.train
+    weights = {name: tensor.contiguous() for name, tensor in loop.best.items()}
+    write_atomic(run.path / "model.safetensors", save(weights, metadata={"format": "pt"}))
+    evaluation = evaluate_run(
+        run.path, dataset=loop.dataset, device=settings.device, precision=settings.precision, check=check
+    )
+    write_evaluation(evaluation)
+    rows = [EpochRow(r.epoch, r.train_loss, r.train_accuracy, *r.held_out(), lr=r.lr) for r in loop.records]
+    curve = learning_curve(rows, loop.best_epoch, held_out="test" if loop.selection == "test" else "validation")
+    save_figure(curve, run.path / "learning_curve.png")
+    return _summarize(loop, "finished", test_accuracy=evaluation.figures.accuracy, test_loss=evaluation.figures.loss)
+
+
+def _summarize(
+    loop: TrainingLoop,
+    status: Literal["finished", "diverged"],
+    *,
+    message: str = "",
+    test_accuracy: float | None = None,
+    test_loss: float | None = None,
+) -> Summary:
+    """Writes and returns ``summary.json``, the mark of a run that has ended."""
+    config, records = loop.config, loop.records
+    selected = records[loop.best_epoch - 1] if loop.best_epoch else None
+    summary = Summary(
+        status=status,
+        message=message,
+        model=config.model,
+        dataset=loop.dataset.info.name,
+        recipe=config.recipe,
+        protocol=config.protocol,
+        seed=config.seed,
+        epochs=config.train.epochs,
+        parameters=count_parameters(loop.model),
+        selected_epoch=selected.epoch if selected else None,
+        train_accuracy=selected.train_accuracy if selected else None,
+        val_accuracy=selected.val_accuracy if selected else None,
+        test_accuracy=test_accuracy,
+        test_loss=test_loss,
+        epoch_seconds=statistics.median(record.seconds for record in records) if records else None,
+        images_per_second=statistics.median(record.images_per_second for record in records) if records else None,
+        device=loop.device.type,
+        precision=dtype_name(loop.precision),
+        engine="plain",
+    )
+    loop.run.write_json("summary.json", summary.to_dict())
+    return summary

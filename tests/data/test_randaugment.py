@@ -1,0 +1,228 @@
+"""Every operation against Pillow, pixel for pixel; the table and the draws against torchvision's rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageEnhance, ImageOps
+from torch import Tensor
+
+from convmixer.data.randaugment import (
+    OPERATIONS,
+    RandAugment,
+    RandAugmentDraw,
+    apply_groups,
+    autocontrast,
+    equalize,
+    posterize,
+    saturation,
+    transfer,
+)
+
+NAMES = [operation.name for operation in OPERATIONS]
+
+
+def to_pillow(image: Tensor) -> Image.Image:
+    return Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy())
+
+
+def from_pillow(image: Image.Image) -> Tensor:
+    pixels = torch.from_numpy(np.array(image))
+    return pixels.view(*pixels.shape[:2], -1).permute(2, 0, 1)
+
+
+def picture_batch(seed: int, channels: int, size: int, count: int = 8) -> Tensor:
+    """Noise, low contrast, two levels, one level, a ramp, dark, and channels that differ in range; then noise again."""
+    images = torch.randint(256, (count, channels, size, size), generator=generator(seed), dtype=torch.uint8)
+    kinds: list[Callable[[Tensor], Tensor]] = [
+        lambda image: image,
+        lambda image: image // 4 + 90,
+        lambda image: image % 2 * 255,
+        lambda image: image[:, :1, :1].expand_as(image),
+        lambda image: (torch.arange(size) * 255 // (size - 1)).to(torch.uint8).expand_as(image),
+        lambda image: (image.float() ** 3 / 255**2).to(torch.uint8),
+        lambda image: image // torch.tensor([1, 7, 200], dtype=torch.uint8)[:channels, None, None],
+    ]
+    for image, kind in zip(images, kinds, strict=False):
+        image.copy_(kind(image.clone()))
+    return images
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def torchvision_affine(
+    image: Image.Image, shift: tuple[int, int], shear: tuple[float, float], corner: bool
+) -> Image.Image:
+    """The affine transform of torchvision without rotation and scale, from the definition in its documentation.
+
+    Forward: translation * centre * shear * centre^-1; Pillow wants the inverse. Shears are in degrees.
+    """
+    x, y = (math.radians(angle) for angle in shear)
+    sheared = np.array([[1, -math.tan(x), 0], [-math.tan(y), 1 + math.tan(x) * math.tan(y), 0], [0, 0, 1]])
+    centre, move = np.eye(3), np.eye(3)
+    centre[:2, 2] = (0, 0) if corner else (image.width / 2, image.height / 2)
+    move[:2, 2] = shift
+    inverse = np.linalg.inv(move @ centre @ sheared @ np.linalg.inv(centre))
+    # The inverse of so simple a matrix is exact but for the last bits, which would decide pixels at exact ties.
+    return image.transform(image.size, Image.Transform.AFFINE, inverse.round(12)[:2].flatten().tolist())
+
+
+def pillow_operation(name: str, image: Image.Image, value: float) -> Image.Image:
+    """One operation as torchvision does it to a Pillow image."""
+    degrees = math.degrees(math.atan(value))
+    operations: dict[str, Callable[[], Image.Image]] = {
+        "Identity": lambda: image,
+        "ShearX": lambda: torchvision_affine(image, (0, 0), (degrees, 0.0), corner=True),
+        "ShearY": lambda: torchvision_affine(image, (0, 0), (0.0, degrees), corner=True),
+        "TranslateX": lambda: torchvision_affine(image, (int(value), 0), (0.0, 0.0), corner=False),
+        "TranslateY": lambda: torchvision_affine(image, (0, int(value)), (0.0, 0.0), corner=False),
+        "Rotate": lambda: image.rotate(value, Image.Resampling.NEAREST),
+        "Brightness": lambda: ImageEnhance.Brightness(image).enhance(1 + value),
+        "Color": lambda: ImageEnhance.Color(image).enhance(1 + value),
+        "Contrast": lambda: ImageEnhance.Contrast(image).enhance(1 + value),
+        "Sharpness": lambda: ImageEnhance.Sharpness(image).enhance(1 + value),
+        "Posterize": lambda: ImageOps.posterize(image, int(value)),
+        "Solarize": lambda: ImageOps.solarize(image, value),
+        "AutoContrast": lambda: ImageOps.autocontrast(image),
+        "Equalize": lambda: ImageOps.equalize(image),
+    }
+    return operations[name]()
+
+
+def one_operation(name: str, images: Tensor, value: Tensor) -> Tensor:
+    draw = RandAugmentDraw(torch.full((1, len(images)), NAMES.index(name)), value.double().expand(1, len(images)))
+    return RandAugment(1, 0).apply(images, draw)
+
+
+seeds, sizes, channels = st.integers(0, 2**32), st.integers(8, 40), st.sampled_from([1, 3])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=25, deadline=None)
+@given(seeds, sizes, channels, st.integers(0, 30), st.booleans())
+def test_operation_is_pillows(name: str, seed: int, size: int, channels: int, magnitude: int, negative: bool) -> None:
+    images = picture_batch(seed, channels, size)
+    operation = OPERATIONS[NAMES.index(name)]
+    value = operation.values(size)[magnitude].double() * (-1 if operation.signed and negative else 1)
+    expected = torch.stack([from_pillow(pillow_operation(name, to_pillow(image), float(value))) for image in images])
+    torch.testing.assert_close(one_operation(name, images, value), expected, rtol=0, atol=0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seeds, sizes, channels, st.integers(1, 4), st.integers(0, 30))
+def test_drawn_chain_is_pillows(seed: int, size: int, channels: int, steps: int, magnitude: int) -> None:
+    images = picture_batch(seed, channels, size, count=16)
+    stage = RandAugment(steps, magnitude)
+    draw = stage.draw(len(images), size, generator(seed))
+    for result, image, numbers, values in zip(
+        stage.apply(images, draw), images, draw.operation.T, draw.value.T, strict=True
+    ):
+        expected = to_pillow(image)
+        for number, value in zip(numbers.tolist(), values.tolist(), strict=True):
+            expected = pillow_operation(NAMES[number], expected, value)
+        assert torch.equal(result, from_pillow(expected))
+
+
+def test_autocontrast_of_every_range_of_levels() -> None:
+    # Python's float64 arithmetic falls just below an integer here and there; every (low, high) has its own table.
+    for low in range(0, 256, 5):
+        images = torch.stack([torch.arange(256).clamp(low, high) for high in range(low, 256)])
+        images = images.to(torch.uint8).view(-1, 1, 16, 16)
+        expected = torch.stack([from_pillow(ImageOps.autocontrast(to_pillow(image))) for image in images])
+        assert torch.equal(autocontrast(images, torch.empty(0)), expected)
+
+
+def test_equalize_cuts_levels_above_white() -> None:
+    # 511 pixels below the brightest ones: the unit is 2 pixels, and the brightest level becomes (1 + 511) // 2 = 256.
+    image = torch.full((1, 24, 24), 255, dtype=torch.uint8)
+    image.view(-1)[:511] = torch.arange(511).to(torch.uint8) % 200
+    result = equalize(image[None], torch.empty(0))[0]
+    assert torch.equal(result, from_pillow(ImageOps.equalize(to_pillow(image))))
+    assert (result[image == 255] == 255).all()
+
+
+def test_table_at_magnitude_12_of_32_pixels() -> None:
+    values = {row.name: float(row.values(32)[12]) for row in OPERATIONS}
+    expected = {"ShearX": 0.12, "ShearY": 0.12, "TranslateX": 5.8006, "TranslateY": 5.8006, "Rotate": 12.0}
+    expected |= dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), 0.36)
+    expected |= {"Posterize": 6.0, "Solarize": 153.0, "Identity": 0.0, "AutoContrast": 0.0, "Equalize": 0.0}
+    assert values == pytest.approx(expected, abs=1e-4)
+    assert len(values) == len(OPERATIONS) == 14
+    assert [row.name for row in OPERATIONS if row.signed] == NAMES[1:10]
+
+
+@pytest.mark.parametrize("name", NAMES[:11])
+def test_magnitude_0_changes_nothing(name: str) -> None:
+    images = picture_batch(0, 3, 15)
+    assert torch.equal(one_operation(name, images, OPERATIONS[NAMES.index(name)].values(15)[0]), images)
+
+
+def test_posterize_bits_fall_with_magnitude() -> None:
+    bits = OPERATIONS[NAMES.index("Posterize")].values(32)
+    assert bits.tolist() == [8 - round(magnitude / 7.5) for magnitude in range(31)]
+    image = torch.full((1, 1, 8, 8), 255, dtype=torch.uint8)
+    assert posterize(image, torch.tensor([0b11110000], dtype=torch.uint8)).unique().tolist() == [0b11110000]
+
+
+def test_saturation_leaves_grey_images() -> None:
+    images = picture_batch(3, 1, 12)
+    factor = torch.rand(len(images)) * 2
+    assert torch.equal(saturation(images, factor), images)
+    assert torch.equal(saturation(images.expand(-1, 3, -1, -1), factor), images.expand(-1, 3, -1, -1))
+
+
+def test_operations_signs_and_steps_are_uniform_and_independent() -> None:
+    count = 28_000
+    draw = RandAugment(2, 12).draw(count, 32, generator(0))
+    number = len(NAMES)
+    assert_uniform(torch.bincount(draw.operation.flatten(), minlength=number))
+    assert_uniform(torch.bincount(draw.operation[0] * number + draw.operation[1], minlength=number**2))
+    for row in range(1, 10):
+        values = draw.value[draw.operation == row]
+        assert_uniform(torch.stack([(values > 0).sum(), (values < 0).sum()]))
+        assert len(values.unique()) == 2
+    unsigned = draw.value[(draw.operation == 0) | (draw.operation > 9)]
+    assert (unsigned >= 0).all()
+
+
+def assert_uniform(counts: Tensor) -> None:
+    """No count is five standard deviations from the mean of all."""
+    mean = counts.double().mean()
+    assert (counts - mean).abs().max() < 5 * mean.sqrt(), counts
+
+
+def test_images_of_a_batch_change_differently_and_the_input_stays() -> None:
+    images = picture_batch(0, 3, 32)[:1].repeat(64, 1, 1, 1)
+    stage = RandAugment(2, 15)
+    result = stage.apply(images, stage.draw(64, 32, generator(1)))
+    assert len({image.numpy().tobytes() for image in result}) > 50
+    assert (images == images[0]).all()
+
+
+def test_transfer_returns_each_tensor_as_it_was() -> None:
+    tensors = [
+        torch.tensor([True, False, True]),
+        torch.arange(5)[:, None] * torch.arange(3),
+        torch.empty(0, 6, dtype=torch.int32),
+        torch.tensor(7, dtype=torch.uint8),
+        torch.rand(3, 2).T,
+    ]
+    for moved, source in zip(transfer(tensors, torch.device("cpu")), tensors, strict=True):
+        assert moved.dtype == source.dtype
+        assert torch.equal(moved, source)
+
+
+def test_groups_leave_the_other_images() -> None:
+    images = picture_batch(0, 1, 8)
+    result = apply_groups(images, [(posterize, torch.tensor([6, 2]), torch.tensor([0, 255], dtype=torch.uint8))])
+    assert not result[6].any()
+    assert torch.equal(result[:6], images[:6])
+    assert torch.equal(apply_groups(images, []), images)

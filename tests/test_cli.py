@@ -1,0 +1,366 @@
+"""The command line as a person, or a script, meets it: real processes for what a process does, calls for the rest."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convmixer.cli import main
+from convmixer.config import DataConfig
+from convmixer.data import Dataset, load_dataset
+from convmixer.training import RunDir, train
+from tests.training.conftest import tiny_config
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def convmixer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Runs a command line in this process, in an empty folder; returns status, stdout and stderr on one line each."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return int(exit_.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load_dataset(DataConfig(dataset="digits"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> Path:
+    """A finished run whose model knows the digits."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    train(tiny_config(dim=32, depth=2, epochs=8, batch_size=64, crop="none", randaugment=0), out, dataset=digits)
+    return out
+
+
+@pytest.fixture
+def picture(tmp_path: Path, digits: Dataset) -> Path:
+    """A test image of the digits as a PNG, and its label as its name."""
+    test = digits.splits["test"]
+    path = tmp_path / f"{test.labels[0]}.png"
+    Image.fromarray(test.images[0, 0].numpy()).save(path)
+    return path
+
+
+# Start-up
+
+
+def seconds(*command: str) -> float:
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *command], check=True, capture_output=True)
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def test_import_and_help_are_quick() -> None:
+    assert seconds("-c", "import convmixer") < 2
+    assert seconds("-m", "convmixer", "--help") < 1
+    assert seconds("-m", "convmixer", "train", "--help") < 1
+
+
+@pytest.mark.parametrize("command", ["", "train", "evaluate", "predict", "models", "data"])
+def test_help_of_every_command(convmixer: Run, command: str) -> None:
+    status, out, _ = convmixer(*command.split(), "--help")
+    assert status == 0
+    assert "usage: convmixer" in out
+
+
+def test_help_shows_the_defaults_of_the_recipe(convmixer: Run) -> None:
+    defaults = {
+        recipe: " ".join(convmixer("train", "--recipe", recipe, "--help")[1].split())
+        for recipe in ("baseline", "reference")
+    }
+    assert "Peak learning rate. (default: 0.01)" in defaults["baseline"]
+    assert "Peak learning rate. (default: 0.05)" in defaults["reference"]
+
+
+# Training
+
+
+TINY = ("--dataset", "digits", "--dim", 8, "--depth", 1, "--kernel-size", 3, "--epochs", 1, "--device", "cpu")
+
+
+def test_train_prints_a_table_or_json(convmixer: Run) -> None:
+    status, out, err = convmixer("train", *TINY, "--out", "table")
+    assert status == 0
+    for part in ("table", "test accuracy", "convmixer, ", "best on validation"):
+        assert part in out
+    assert "epoch 1/1" in err
+    status, out, _ = convmixer("train", *TINY, "--out", "json", "--json")
+    assert status == 0
+    assert json.loads(out) == {**json.loads(Path("json/summary.json").read_text()), "run": "json"}
+
+
+def test_without_out_a_new_directory_is_named_after_the_run(convmixer: Run) -> None:
+    names = []
+    for _ in range(2):
+        status, out, _ = convmixer("train", *TINY, "--json")
+        assert status == 0
+        names.append(Path(json.loads(out)["run"]))
+    assert names[0].parent == Path("results/runs")
+    assert names[0].name.startswith("convmixer-digits-baseline-s0-")
+    assert names[1].name == f"{names[0].name}-2"
+    status, out, _ = convmixer("train", *TINY, "--json", "--resume")
+    assert Path(json.loads(out)["run"]) == names[1]
+
+
+def test_flags_recipe_and_config_file(convmixer: Run) -> None:
+    convmixer("train", *TINY, "--recipe", "reference", "--weight_decay", 0.5, "--model=convmixer_rh", "--out", "a")
+    config = RunDir("a").config()
+    assert (config.recipe, config.train.schedule, config.train.weight_decay) == ("reference", "triangular", 0.5)
+    assert (config.model, config.architecture.variant, config.architecture.dim) == ("convmixer_rh", "rh", 8)
+    status, _, err = convmixer("train", "--config", "a/config.json", "--seed", 5, "--out", "b")
+    assert status == 0, err
+    assert RunDir("b").config() == config.replace(seed=5)
+
+
+@pytest.mark.parametrize("flag", [("--hidden_dim", "12"), ("--hidden-dim=12",), ("--dim", "12")])
+def test_the_documents_name_for_dim(convmixer: Run, flag: tuple[str, ...]) -> None:
+    status, _, err = convmixer("train", *TINY, *flag, "--out", "run")
+    assert status == 0, err
+    assert RunDir("run").config().architecture.dim == 12
+
+
+def test_resume_needs_the_directory_alone(convmixer: Run) -> None:
+    convmixer("train", *TINY, "--seed", 3, "--out", "run")
+    summary = json.loads(Path("run/summary.json").read_text())
+    Path("run/summary.json").unlink()
+    status, out, err = convmixer("train", "--out", "run", "--resume", "--json")
+    assert status == 0, err
+    again = json.loads(out)
+    assert (again["seed"], again["test_loss"]) == (3, summary["test_loss"])
+
+
+def test_a_diverged_run_fails_with_a_sentence(convmixer: Run) -> None:
+    status, out, err = convmixer(
+        "train", *TINY, "--epochs", 3, "--lr", "1e30", "--clip-norm", 0, "--warmup-epochs", 0, "--out", "run"
+    )
+    assert status == 1
+    assert "diverged" in out
+    assert "last finite loss" in err
+    assert "Traceback" not in err
+
+
+# The document's own lines
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "train.py --model convmixer --epochs 25 --batch_size 512",
+        "train.py --model convmixer --hidden_dim 512 --epochs 25",
+        "train.py --model convmixer_rh --epochs 25",
+    ],
+)
+def test_the_documents_lines_ask_for_cifar10(line: str, repository: Path, tmp_path: Path) -> None:
+    """They are understood as they stand; here there is no CIFAR-10, and the message says what to do."""
+    nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+    done = subprocess.run(
+        [sys.executable, *line.split(), "--out", str(tmp_path / "run"), "--data-dir", str(tmp_path / "data")],
+        cwd=repository, capture_output=True, text=True, timeout=120, env={**os.environ, **nowhere},
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    for part in ("cifar-10-binary.tar.gz", "--dataset digits"):
+        assert part in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr
+
+
+def test_the_documents_import(repository: Path) -> None:
+    code = (
+        "from models import ConvMixer\n"
+        "model = ConvMixer(dim=256, depth=8, kernel_size=9, patch_size=2, n_classes=10)\n"
+        "print(sum(p.numel() for p in model.parameters()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
+    assert done.stdout == "708874\n"
+
+
+# Evaluation and prediction
+
+
+def test_evaluate(convmixer: Run, trained: Path) -> None:
+    status, out, err = convmixer("evaluate", trained)
+    assert status == 0
+    for part in ("accuracy", "top-5 accuracy", "calibration", "img/s", "precision"):
+        assert part in out
+    for name in ("evaluation_test.json", "confusion_test.png", "calibration_test.png"):
+        assert name in err
+    for split in ("test", "val", "train"):
+        status, out, _ = convmixer("evaluate", trained, "--split", split, "--json")
+        assert status == 0
+        figures = json.loads(out)
+        assert figures["images"] == RunDir(trained).dataset().sizes[split]
+        correct = sum(row[i] for i, row in enumerate(figures["confusion"]))
+        assert figures["accuracy"] == pytest.approx(correct / figures["images"])
+        assert len(figures["per_class"]) == 10
+
+
+def test_predict_files_folders_and_stdin(
+    convmixer: Run, trained: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, out, _ = convmixer("predict", trained, picture, "--top-k", 2)
+    assert status == 0
+    assert out.startswith(f"{picture}: {picture.stem} ")
+    assert out.count("%") == 2
+    status, out, _ = convmixer("predict", trained, picture.parent, "--json")
+    answer = json.loads(out)
+    assert answer["image"] == str(picture)
+    assert answer["top"][0]["class"] == picture.stem
+    probabilities = [row["probability"] for row in answer["top"]]
+    assert probabilities == sorted(probabilities, reverse=True)
+    stdin = io.TextIOWrapper(io.BytesIO(picture.read_bytes()))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    status, out, _ = convmixer("predict", trained, "-", "--json")
+    assert json.loads(out) == {**answer, "image": "-"}
+
+
+def test_predict_agrees_with_evaluate(convmixer: Run, trained: Path, digits: Dataset, tmp_path: Path) -> None:
+    test = digits.splits["test"]
+    for i in range(100):
+        Image.fromarray(test.images[i, 0].numpy()).save(tmp_path / f"{i:03}.png")
+    _, out, _ = convmixer("predict", trained, tmp_path, "--json")
+    predicted = [int(json.loads(line)["top"][0]["class"]) for line in out.splitlines()]
+    from convmixer.data import Split
+    from convmixer.training import TrainedModel
+
+    split = Split(test.images[:100], test.labels[:100])
+    assert predicted == TrainedModel.load(RunDir(trained), "cpu").logits(split).argmax(1).tolist()
+
+
+def test_a_bad_image_does_not_stop_the_others(convmixer: Run, trained: Path, picture: Path, tmp_path: Path) -> None:
+    broken, absent, empty = tmp_path / "broken.jpg", tmp_path / "absent.png", tmp_path / "folder"
+    broken.write_bytes(picture.read_bytes()[:40])
+    empty.mkdir()
+    status, out, err = convmixer("predict", trained, broken, picture, absent, empty, picture)
+    assert status == 2
+    assert [line.partition(":")[0] for line in out.splitlines()] == [str(picture)] * 2
+    assert len(err.splitlines()) == 3
+    for name, line in zip((broken, absent, empty), err.splitlines(), strict=True):
+        assert str(name) in line
+
+
+def test_photographs_of_any_kind(convmixer: Run, trained: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    for name, mode in (("a.jpg", "RGB"), ("b.png", "RGBA"), ("c.bmp", "L"), ("d.webp", "RGB"), ("e.png", "P")):
+        Image.fromarray(noise).convert(mode).save(tmp_path / name)
+    status, out, err = convmixer("predict", trained, tmp_path)
+    assert (status, len(out.splitlines())) == (0, 5), err
+
+
+# Lists
+
+
+def test_models(convmixer: Run) -> None:
+    status, out, _ = convmixer("models", "--json")
+    rows = {row["model"]: row for row in json.loads(out)}
+    assert status == 0
+    assert rows["convmixer_256_8_k5"]["parameters"] == 594_186
+    assert rows["convmixer_1536_20"]["image_size"] == 224
+    assert all(row["multiply_adds"] > 1e8 for row in rows.values())
+    status, out, _ = convmixer("models")
+    assert "594,186" in out
+
+
+def test_data(convmixer: Run) -> None:
+    status, out, _ = convmixer("data", "digits", "--json")
+    info = json.loads(out)
+    assert status == 0
+    assert sum(info["sizes"].values()) == 1797
+    assert (info["channels"], info["image_size"], len(info["classes"])) == (1, 8, 10)
+    assert "test" in convmixer("data")[1]
+
+
+# Bad input: exit status 2, a sentence, no traceback
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("train --model convmixr", "did you mean 'convmixer'"),
+        ("train --recipe refrence", "did you mean 'reference'"),
+        ("train --kernel-size 4", "choose 3 or 5"),
+        ("train --kernel-size five", "--kernel-size"),
+        ("train --epochs 0", "--epochs: 0"),
+        ("train --lr nan", "--lr"),
+        ("train --dataset cifar", "did you mean 'cifar10'"),
+        ("train --dataset digits --patch-size 3", "choose one of 1, 2, 4, 8"),
+        ("train --dataset folder:nowhere", "nowhere"),
+        ("train --dim", "--dim"),
+        ("train --dmi 4", "--dim"),
+        ("train --config nothing.json", "nothing.json"),
+        ("train --config a.json --model convmixer_rh", "takes the place"),
+        ("train --dataset digits --out file/run", "file/run"),
+        ("evaluate nowhere", "nowhere"),
+        ("evaluate", "Run directory"),
+        ("predict nowhere a.png", "nowhere"),
+        ("evaluate . --split tset", "tset"),
+        ("data cifr10", "did you mean 'cifar10'"),
+        ("trian", "train"),
+    ],
+)
+def test_bad_input_gets_a_sentence(convmixer: Run, line: str, message: str) -> None:
+    Path("file").write_text("not a folder")
+    status, out, err = convmixer(*line.split())
+    assert status == 2
+    assert message in " ".join((out + err).split())
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("evaluate", "--batch-size", "0"), "--batch-size: 0"),
+        (("predict",), "no image given"),
+        (("predict", "--top-k", "0", "a.png"), "--top-k: 0"),
+    ],
+)
+def test_bad_input_with_a_good_run(convmixer: Run, trained: Path, arguments: tuple[str, ...], message: str) -> None:
+    status, _, err = convmixer(arguments[0], trained, *arguments[1:])
+    assert status == 2
+    assert message in err
+
+
+def test_a_run_that_is_not_finished_cannot_be_used(convmixer: Run, trained: Path, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    started.mkdir()
+    for name in ("config.json", "dataset.json"):
+        (started / name).write_text((trained / name).read_text())
+    for command in (("evaluate", started), ("predict", started, "a.png")):
+        status, _, err = convmixer(*command)
+        assert status == 2
+        assert "continue it with --resume" in err
+
+
+def test_an_internal_failure_is_not_bad_input(repository: Path) -> None:
+    code = "import convmixer.presets as p, convmixer.cli as c; c.run_config = lambda *a: 1 / 0; c.main(['train'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_output_that_nobody_reads_is_no_failure() -> None:
+    command = f"{sys.executable} -m convmixer train --help | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,143 @@
+"""The documents say what is true: shown commands run, made tables are up to date, links lead somewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of code, and the comment in front of it that says how it is tested."""
+
+    how: str
+    language: str
+    code: str
+
+
+def blocks() -> list[Block]:
+    text = (ROOT / "README.md").read_text()
+    found = re.findall(r"(?:<!-- ([^\n]*) -->\n)?```(bash|python)\n(.*?)```", text, flags=re.DOTALL)
+    return [Block(*match) for match in found]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to run the README in: the root's own scripts, pictures of two kinds, `convmixer` on the path."""
+    folder = tmp_path_factory.mktemp("readme")
+    for script in ("train.py", "models.py"):
+        (folder / script).write_text((ROOT / script).read_text())
+    noise = np.random.default_rng(0)
+    for kind, colour in (("cat", 60), ("dog", 190)):
+        (folder / "pictures" / kind).mkdir(parents=True)
+        for i in range(30):
+            pixels = noise.integers(colour - 50, colour + 50, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "pictures" / kind / f"{i}.jpg")
+    return folder
+
+
+def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = ["bash", "-c", line]
+    environment = {**os.environ, **nowhere, "PATH": path}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_every_block_says_how_it_is_tested() -> None:
+    assert {block.how.partition(":")[0] for block in blocks()} == {
+        "run",
+        "run with pictures",
+        "needs cifar10",
+        "not run",
+    }
+
+
+@pytest.mark.slow
+def test_shown_commands_run(workspace: Path) -> None:
+    """In their order, as later ones use what earlier ones leave."""
+    for block in blocks():
+        if block.how not in ("run", "run with pictures"):
+            continue
+        if block.language == "python":
+            code = block.code
+            done = subprocess.run([sys.executable, "-c", code], cwd=workspace, capture_output=True, text=True)
+            assert done.returncode == 0, f"{code}\n{done.stderr}"
+            continue
+        for line in block.code.splitlines():
+            done = run(line, workspace)
+            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.slow
+def test_commands_that_need_cifar10_say_what_to_do(workspace: Path) -> None:
+    for block in blocks():
+        for line in block.code.splitlines() if block.how == "needs cifar10" else []:
+            done = run(line, workspace)
+            assert done.returncode == 2, f"{line}\n{done.stderr}"
+            assert "cifar-10-binary.tar.gz" in done.stderr.replace("\n", " ")
+            assert "Traceback" not in done.stderr
+
+
+def test_the_makefile_has_the_shown_targets() -> None:
+    (shown,) = (block for block in blocks() if block.how.startswith("not run"))
+    for line in shown.code.splitlines():
+        target = line.split()[1]
+        assert subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True).returncode == 0
+
+
+def figures() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("figures", ROOT / "docs" / "figures.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readmes_tables_are_up_to_date() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert figures().filled(readme) == readme, "run: python docs/figures.py"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    text = document.read_text()
+    targets = re.findall(r"\]\(([^)#]+)\)", text) + re.findall(r'src="([^"]+)"', text)
+    for target in targets:
+        if not target.startswith("http"):
+            assert (document.parent / target).exists(), target
+
+
+def test_the_layers_are_kept() -> None:
+    linter = Path(sys.executable).parent / "lint-imports"
+    done = subprocess.run([linter], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "1 kept, 0 broken" in done.stdout
+
+
+def test_requirements_cover_the_declared_dependencies() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = project["dependencies"] + project["optional-dependencies"]["dev"]
+    pinned = {
+        line.partition("==")[0].lower().replace("-", "_")
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+    }
+    for requirement in declared:
+        name = re.split(r"[\[<>=~]", requirement)[0].lower().replace("-", "_")
+        assert name in pinned, name

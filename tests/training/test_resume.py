@@ -1,0 +1,279 @@
+"""A run that was stopped ends as if it had not been: at every step in this process, and with real signals."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from convmixer.data import Dataset
+from convmixer.errors import Interrupted
+from convmixer.training import RunDir, train
+from convmixer.training.checkpoint import CURRENT, load_checkpoint
+from convmixer.training.display import TrainingDisplay
+from convmixer.training.loop import TrainingLoop
+from tests.training.conftest import tiny_config
+
+# Dropout and stochastic depth make the run depend on the global random state, RandAugment on that of the batches.
+RANDOM = {"dropout": 0.2, "drop_path": 0.5, "depth": 2, "epochs": 3, "batch_size": 350}
+
+
+def stop_after(calls: int) -> Callable[[], None]:
+    """A check that behaves as if a signal had arrived before its ``calls``-th call."""
+    left = [calls]
+
+    def check() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise Interrupted(signal.SIGTERM)
+
+    return check
+
+
+def run_loop(folder: Path, digits: Dataset, check: Callable[[], None], forget: tuple[str, ...] = ()) -> TrainingLoop:
+    """Runs the loop in ``folder`` from its checkpoint, if there is one, without the parts of it named in ``forget``."""
+    folder.mkdir(exist_ok=True)
+    loop = TrainingLoop(tiny_config(**RANDOM), digits, RunDir(folder), torch.device("cpu"))
+    state, _ = load_checkpoint(folder)
+    if state is not None:
+        fresh = {"rng": torch.get_rng_state(), "optimizer": loop.optimizer.state_dict(), "best": {}}
+        loop.restore(state | {part: fresh[part] for part in forget})
+    try:
+        loop.run_epochs(check, TrainingDisplay(Console(quiet=True), 3, len(loop.batches)))
+    except Interrupted:
+        loop.save()
+    return loop
+
+
+def outcome(loop: TrainingLoop) -> dict[str, Any]:
+    """All that must not depend on interruptions: weights, moments, random state, best weights, metrics."""
+    records = [{**vars(record), "seconds": 0, "images_per_second": 0} for record in loop.records]
+    return {
+        "model": loop.model.state_dict(),
+        "optimizer": loop.optimizer.state_dict()["state"],
+        "rng": torch.get_rng_state(),
+        "best": loop.best,
+        "best_epoch": loop.best_epoch,
+        "records": records,
+    }
+
+
+def equal(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    return bool(a == b)
+
+
+def test_stopped_at_any_step_it_ends_with_the_same_bits(tmp_path: Path, digits: Dataset) -> None:
+    """Three epochs of three steps and an evaluation each: a stop before every single one of these twelve."""
+    expected = outcome(run_loop(tmp_path / "whole", digits, lambda: None))
+    for calls in range(1, 13):
+        folder = tmp_path / str(calls)
+        assert len(run_loop(folder, digits, stop_after(calls)).records) < 3
+        assert equal(outcome(run_loop(folder, digits, lambda: None)), expected), f"stopped at call {calls}"
+
+
+def test_stopped_at_every_step_it_ends_with_the_same_bits(tmp_path: Path, digits: Dataset) -> None:
+    expected = outcome(run_loop(tmp_path / "whole", digits, lambda: None))
+    loop = run_loop(tmp_path / "pieces", digits, stop_after(2))
+    for _ in range(30):
+        if len(loop.records) == 3:
+            break
+        loop = run_loop(tmp_path / "pieces", digits, stop_after(2))
+    assert equal(outcome(loop), expected)
+
+
+@pytest.mark.parametrize("forgotten", ["rng", "optimizer", "best"])
+def test_without_a_part_of_the_checkpoint_the_end_differs(tmp_path: Path, digits: Dataset, forgotten: str) -> None:
+    """The control: the comparison above does notice what is lost."""
+    expected = outcome(run_loop(tmp_path / "whole", digits, lambda: None))
+    run_loop(tmp_path / "stopped", digits, stop_after(11))
+    with_loss = run_loop(tmp_path / "stopped", digits, lambda: None, forget=(forgotten,))
+    if forgotten == "best" and with_loss.best_epoch == 3:
+        pytest.skip("the last epoch was the best: nothing to lose")
+    assert not equal(outcome(with_loss), expected)
+
+
+def test_a_damaged_checkpoint_falls_back_and_ends_the_same(tmp_path: Path, digits: Dataset) -> None:
+    expected = outcome(run_loop(tmp_path / "whole", digits, lambda: None))
+    run_loop(tmp_path / "stopped", digits, stop_after(11))
+    checkpoint = tmp_path / "stopped" / CURRENT
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
+    assert equal(outcome(run_loop(tmp_path / "stopped", digits, lambda: None)), expected)
+
+
+# Real processes
+
+ARGUMENTS = [
+    *(
+        "train",
+        "--dataset",
+        "digits",
+        "--seed",
+        "1",
+        "--epochs",
+        "4",
+        "--dim",
+        "8",
+        "--depth",
+        "2",
+        "--kernel-size",
+        "3",
+    ),
+    *("--batch-size", "64", "--dropout", "0.1", "--device", "cpu"),
+]
+
+
+def start(out: Path, *more: str, script: str | None = None) -> subprocess.Popen[str]:
+    command = [sys.executable, *(["-c", script] if script else ["-m", "convmixer"])]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*command, *ARGUMENTS, "--out", str(out), *more], text=True, **pipes)  # type: ignore
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    stdout, stderr = process.communicate(timeout=120)
+    return process.returncode, stdout, stderr
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    status, _, stderr = finish(start(out))
+    assert status == 0, stderr
+    return out
+
+
+def assert_same_result(run: Path, whole: Path) -> None:
+    assert (run / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    timings = {"seconds": 0, "images_per_second": 0}
+    records = [[{**vars(record), **timings} for record in RunDir(path).metrics()] for path in (run, whole)]
+    assert records[0] == records[1]
+    summaries = [json.loads((path / "summary.json").read_text()) for path in (run, whole)]
+    for summary in summaries:
+        del summary["epoch_seconds"], summary["images_per_second"]
+    assert summaries[0] == summaries[1]
+
+
+@pytest.mark.slow
+def test_killed_twice_and_resumed(tmp_path: Path, whole: Path) -> None:
+    out = tmp_path / "run"
+    process = start(out, "--checkpoint-minutes", "0")  # after every step
+    wait_for((out / CURRENT).exists, process)
+    time.sleep(0.05)
+    process.kill()
+    assert finish(process)[0] == -signal.SIGKILL
+    assert RunDir(out).status() == "interrupted"
+
+    process = start(out, "--resume")
+    wait_for(lambda: len(RunDir(out).metrics()) >= 2, process)
+    process.kill()
+    finish(process)
+    status, _, stderr = finish(start(out, "--resume"))
+    assert status == 0, stderr
+    assert "continuing in epoch" in stderr
+    assert_same_result(out, whole)
+
+
+# Kills itself at the n-th renaming of a file: within a save, between its two renamings, between two files of the end.
+KILL_AT_RENAME = """
+import os, pathlib, signal
+calls, rename = [0], pathlib.Path.replace
+def replace(self, target):
+    calls[0] += 1
+    if calls[0] == {n}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(self, target)
+pathlib.Path.replace = replace
+from convmixer.cli import main
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [1, 6, 7, 15, 17])
+def test_killed_while_a_file_is_put_in_place(tmp_path: Path, whole: Path, n: int) -> None:
+    out = tmp_path / "run"
+    assert finish(start(out, script=KILL_AT_RENAME.format(n=n)))[0] == -signal.SIGKILL
+    status, _, stderr = finish(start(out, "--resume"))
+    assert status == 0, stderr
+    assert_same_result(out, whole)
+    assert not list(out.glob("*.tmp"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_finish_the_step_and_write_a_checkpoint(
+    tmp_path: Path, whole: Path, signum: signal.Signals, status: int
+) -> None:
+    out = tmp_path / "run"
+    process = start(out)
+    wait_for(lambda: len(RunDir(out).metrics()) >= 1, process)
+    os.kill(process.pid, signum)
+    returned, stdout, stderr = finish(process)
+    assert returned == status, stderr
+    assert stdout == ""
+    assert "--resume continues" in stderr
+    assert "Traceback" not in stderr
+    status, _, stderr = finish(start(out, "--resume"))
+    assert status == 0, stderr
+    assert_same_result(out, whole)
+
+
+@pytest.mark.slow
+def test_two_processes_do_not_train_into_one_directory(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    first = start(out, "--epochs", "1000")
+    wait_for((out / "metrics.jsonl").exists, first)
+    assert RunDir(out).status() == "running"
+    status, _, stderr = finish(start(out, "--resume"))
+    first.kill()
+    finish(first)
+    assert status == 2
+    assert "another process is training into it" in stderr
+
+
+def test_resuming_with_other_flags_names_them(whole: Path) -> None:
+    status, _, stderr = finish(start(whole, "--resume", "--lr", "0.5", "--seed", "2"))
+    assert status == 2
+    assert "(seed 1 → 2, lr 0.01 → 0.5)" in stderr
+
+
+def test_damage_is_reported_on_the_command_line(tmp_path: Path, digits: Dataset) -> None:
+    out = tmp_path / "run"
+    config = tiny_config(epochs=3)
+
+    class Stop(Console):
+        def print(self, *objects: object, **options: object) -> None:
+            if "epoch 2/3" in str(objects[0]):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, out, dataset=digits, console=Stop(quiet=True))
+    (out / CURRENT).write_bytes(b"damaged")
+    console = Console(record=True, width=200, file=io.StringIO())
+    train(config, out, dataset=digits, console=console, resume=True)
+    text = console.export_text()
+    assert f"{out / CURRENT} is damaged" in text
+    assert "continuing from the one before" in text

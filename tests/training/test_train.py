@@ -1,0 +1,261 @@
+"""A run, from configuration to run directory, in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from convmixer.data import Dataset
+from convmixer.data.augment import Augment
+from convmixer.data.batches import Normalize, TrainBatches
+from convmixer.errors import InputError
+from convmixer.models import build_model
+from convmixer.training import RunDir, evaluate_run, train
+from convmixer.training.loop import TrainingLoop
+from convmixer.training.schedule import learning_rate
+from tests.training.conftest import tiny_config
+
+FILES = {
+    "config.json",
+    "dataset.json",
+    "environment.json",
+    "metrics.jsonl",
+    "checkpoint.pt",
+    "checkpoint.previous.pt",
+    "model.safetensors",
+    "summary.json",
+    "evaluation_test.json",
+    "confusion_test.png",
+    "calibration_test.png",
+    "learning_curve.png",
+    "tensorboard",
+    ".lock",
+}
+
+
+def test_a_run_directory_holds_what_is_promised(tmp_path: Path, digits: Dataset) -> None:
+    out = tmp_path / "deep" / "run"
+    config = tiny_config()
+    summary = train(config, out, dataset=digits)
+    assert {path.name for path in out.iterdir()} == FILES
+    run = RunDir.existing(out)
+    assert run.config() == config
+    assert run.dataset() == digits.info
+    assert run.summary() == summary
+    assert run.status() == "finished"
+    records = run.metrics()
+    assert [record.epoch for record in records] == [1, 2]
+    assert summary.status == "finished"
+    assert summary.selected_epoch in (1, 2)
+    selected = records[summary.selected_epoch - 1]
+    assert selected.val_accuracy == max(record.val_accuracy or 0 for record in records)
+    assert (summary.train_accuracy, summary.val_accuracy) == (selected.train_accuracy, selected.val_accuracy)
+    assert all(record.test_accuracy is None for record in records)  # the test set was read once, at the end
+    assert summary.parameters == sum(t.numel() for n, t in load_file(out / "model.safetensors").items() if _trained(n))
+    again = evaluate_run(out, dataset=digits)
+    assert (again.figures.accuracy, again.figures.loss) == (summary.test_accuracy, summary.test_loss)
+    events = EventAccumulator(str(out / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train_loss")] == [1, 2]
+
+
+def _trained(name: str) -> bool:
+    return not any(part in name for part in ("running_mean", "running_var", "num_batches_tracked"))
+
+
+def test_the_loop_does_what_a_plain_one_does(tmp_path: Path, digits: Dataset) -> None:
+    """The oracle: the same run as a script, without any of the loop's machinery."""
+    config = tiny_config(epochs=2, clip_norm=0.1, label_smoothing=0.1, protocol="validation", weight_decay=0.1)
+    train(config, tmp_path / "run", dataset=digits)
+
+    torch.manual_seed(config.seed)
+    device, info = torch.device("cpu"), digits.info
+    model = build_model(config.architecture, len(info.classes), info.channels)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.1)
+    augment = Augment(config.augment, mean=info.mean, mirror=False)
+    batches = TrainBatches(digits.splits["train"], 400, config.seed, augment, Normalize(info, device), device)
+    losses, step = [], 0
+    for epoch in range(2):
+        for images, labels in batches.epoch(epoch):
+            optimizer.param_groups[0]["lr"] = learning_rate(config.train, step, len(batches))
+            loss = F.cross_entropy(model(images), labels, label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            optimizer.step()
+            losses.append(loss.item())
+            step += 1
+    steps = len(batches)
+    recorded = [record.train_loss for record in RunDir(tmp_path / "run").metrics()]
+    assert recorded == pytest.approx([sum(losses[:steps]) / steps, sum(losses[steps:]) / steps])
+    final = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["model"]
+    assert all(torch.equal(tensor, final[name]) for name, tensor in model.state_dict().items())
+
+
+def test_it_learns(tmp_path: Path, digits: Dataset) -> None:
+    config = tiny_config(dim=32, depth=2, epochs=8, batch_size=64, crop="none", randaugment=0)
+    summary = train(config, tmp_path / "run", dataset=digits)
+    assert summary.test_accuracy is not None
+    assert summary.test_accuracy > 0.9
+
+
+@pytest.mark.parametrize("model", ["convmixer_rh", "convmixer_lc", "convmixer_bn"])
+def test_every_variant_trains(tmp_path: Path, digits: Dataset, model: str) -> None:
+    summary = train(tiny_config(model=model, epochs=1).replace(variant=model[-2:]), tmp_path / "run", dataset=digits)
+    assert summary.status == "finished"
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_precision(tmp_path: Path, digits: Dataset, precision: str) -> None:
+    summary = train(tiny_config(precision=precision, epochs=1), tmp_path / "run", dataset=digits)
+    assert summary.precision == {"bfloat16": "bfloat16", "float16": "float32"}[precision]  # no float16 without a GPU
+
+
+def test_channels_last_gives_the_same_losses(tmp_path: Path, digits: Dataset) -> None:
+    losses = [
+        train(tiny_config(channels_last=flag), tmp_path / str(flag), dataset=digits).test_loss for flag in (False, True)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_the_original_protocol_selects_on_the_test_set_and_says_so(tmp_path: Path) -> None:
+    summary = train(tiny_config(protocol="original"), tmp_path / "run")
+    records = RunDir(tmp_path / "run").metrics()
+    assert summary.protocol == "original"
+    assert summary.val_accuracy is None
+    assert summary.test_accuracy == max(record.test_accuracy or 0 for record in records)
+    assert RunDir(tmp_path / "run").dataset().sizes.keys() == {"train", "test"}
+
+
+def test_without_validation_the_last_epoch_is_taken(tmp_path: Path) -> None:
+    summary = train(tiny_config(val_fraction=0.0), tmp_path / "run")
+    assert (summary.selected_epoch, summary.val_accuracy) == (2, None)
+
+
+def test_divergence_is_named_and_the_last_good_checkpoint_stays(tmp_path: Path, digits: Dataset) -> None:
+    config = tiny_config(epochs=4, lr=1e30, warmup_epochs=0.0, clip_norm=0.0)
+    summary = train(config, tmp_path / "run", dataset=digits)
+    assert summary.status == "diverged"
+    assert summary.test_accuracy is None
+    for part in ("at step ", "learning rate is ", "last finite loss was ", "--lr"):
+        assert part in summary.message
+    assert RunDir(tmp_path / "run").status() == "diverged"
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_divergence_after_good_epochs_keeps_them(
+    tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poisoned(self: TrainingLoop, images: torch.Tensor, labels: torch.Tensor) -> None:
+        step(self, images * float("nan") if (self.epoch, self.step) == (2, 1) else images, labels)
+
+    step = TrainingLoop._train_step
+    monkeypatch.setattr(TrainingLoop, "_train_step", poisoned)
+    summary = train(tiny_config(epochs=4), tmp_path / "run", dataset=digits)
+    assert summary.status == "diverged"
+    assert "the loss is nan at step 8 (epoch 3)" in summary.message
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert state["position"]["epoch"] == 2
+    assert all(tensor.isfinite().all() for tensor in state["model"].values())
+
+
+def test_nothing_is_written_over(tmp_path: Path, digits: Dataset) -> None:
+    config = tiny_config(epochs=1)
+    train(config, tmp_path / "run", dataset=digits)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
+    with pytest.raises(InputError, match="holds a finished run"):
+        train(config, tmp_path / "run", dataset=digits)
+    assert train(config, tmp_path / "run", dataset=digits, resume=True) == RunDir(tmp_path / "run").summary()
+    assert {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")} == before
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match="holds other files"):
+        train(config, tmp_path / "other", dataset=digits)
+
+
+def test_a_changed_configuration_is_refused_by_field(tmp_path: Path, digits: Dataset) -> None:
+    train(tiny_config(epochs=1), tmp_path / "run", dataset=digits)
+    with pytest.raises(InputError, match=r"\(seed 0 → 1, epochs 1 → 5\)"):
+        train(tiny_config(epochs=5, seed=1), tmp_path / "run", dataset=digits, resume=True)
+
+
+def test_changed_images_are_refused(tmp_path: Path, digits: Dataset) -> None:
+    config = tiny_config()
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run", dataset=digits, console=_InterruptingConsole("epoch 1/2"))
+    other = dataclasses.replace(digits, info=dataclasses.replace(digits.info, fingerprint="0" * 64))
+    with pytest.raises(InputError, match="not those that the run"):
+        train(config, tmp_path / "run", dataset=other, resume=True)
+    train(config, tmp_path / "run", dataset=digits, resume=True)
+    with pytest.raises(InputError, match="not the images"):
+        evaluate_run(tmp_path / "run", dataset=other)
+
+
+class _InterruptingConsole(Console):
+    """Stops the program at once when a line with ``text`` would be printed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(quiet=True)
+        self.text = text
+
+    def print(self, *objects: object, **options: object) -> None:
+        if self.text in str(objects[0]):
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patch_size": 3}, r"--patch-size: 3 does not divide the 8 pixels of digits; choose one of 1, 2, 4, 8"),
+        ({"device": "cuda"}, "--device: no cuda device"),
+    ],
+)
+def test_what_does_not_fit_data_or_machine_is_refused(
+    tmp_path: Path, digits: Dataset, changes: dict[str, object], message: str
+) -> None:
+    if changes.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(InputError, match=message):
+        train(tiny_config(**changes), tmp_path / "run", dataset=digits)
+    assert not (tmp_path / "run").exists()  # no trace of a run that never began
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16", "float16"])
+def test_training_and_resuming_on_a_gpu(tmp_path: Path, digits: Dataset, precision: str) -> None:
+    config = tiny_config(device="cuda", precision=precision, epochs=3)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run", dataset=digits, console=_InterruptingConsole("epoch 2/3"))
+    summary = train(config, tmp_path / "run", dataset=digits, resume=True)
+    assert (summary.status, summary.device) == ("finished", "cuda")
+    assert len(RunDir(tmp_path / "run").metrics()) == 3
+
+
+@pytest.mark.parametrize("name", ["config.json", "dataset.json", "summary.json"])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"unknown": 1}', "\x00\xff"])
+def test_damaged_files_of_a_run_are_named(tmp_path: Path, digits: Dataset, name: str, content: str) -> None:
+    run = RunDir(tmp_path)
+    run.write_json("config.json", tiny_config().to_dict())
+    run.write_json("dataset.json", digits.info.to_dict())
+    (tmp_path / name).write_text(content)
+    read = {"config.json": run.config, "dataset.json": run.dataset, "summary.json": run.summary}[name]
+    with pytest.raises(InputError, match=name):
+        read()
+
+
+def test_json_files_are_strict(tmp_path: Path, digits: Dataset) -> None:
+    train(tiny_config(epochs=1), tmp_path / "run", dataset=digits)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    for path in (tmp_path / "run").glob("*.json*"):
+        for text in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
+            json.loads(text, parse_constant=refuse)
