@@ -268,6 +268,22 @@ def test_export_and_compile() -> None:
         assert float((a.grad - b.grad).norm()) < 1e-4 * float(b.grad.norm()) + 1e-4
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("choice", ["plain", "fast"])
+def test_a_compiled_model_runs_as_auto_chose_last(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "_known", {})
+    monkeypatch.setattr(auto, "SMALL_WORK", 0)
+    monkeypatch.setattr(measurements, "recall", lambda _: {"plain": 1.0, "fast": 0.5 if choice == "fast" else 2.0})
+    model = create_model("convmixer", dim=8, depth=1).eval()
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        expected = model(x)
+        assert model.last_choice == choice
+        with dispatch.record() as ran:
+            assert relative(torch.compile(model, backend="eager", fullgraph=True)(x), expected) < 1e-5
+    assert bool(ran) == (choice == "fast")
+
+
 def test_auto_leaves_small_work_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto, "measure", lambda *_: pytest.fail("measured"))
     model = create_model("convmixer", dim=16, depth=2)

@@ -31,6 +31,8 @@ _known: dict[str, Literal["plain", "fast"]] = {}
 
 def choose(model: ConvMixer, x: Tensor) -> Literal["plain", "fast"]:
     """Either "plain" or "fast", for a forward pass on x with gradients if they are enabled. Measures at most once."""
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():  # nothing can be measured in a graph
+        return model.last_choice if engine.can_run(model, x) else "plain"
     if x.device.type != "cpu" or torch.compiler.is_exporting() or not engine.can_run(model, x):
         return "plain"
     images, work = _work(model, x)
@@ -38,14 +40,13 @@ def choose(model: ConvMixer, x: Tensor) -> Literal["plain", "fast"]:
         return "plain"
     key = _key(model, x, images)
     if key not in _known:
-        if torch.compiler.is_compiling():  # nothing can be measured while a graph is captured
-            return "plain"
         timings = measurements.recall(key)
         if timings is None:
             timings = measure(model, x[:images])
             measurements.keep(key, timings)
         _known[key] = "fast" if timings["fast"] < _MARGIN * timings["plain"] else "plain"
         logger.info("engine %s for %s: %s", _known[key], key, timings)
+    model.last_choice = _known[key]
     return _known[key]
 
 

@@ -133,6 +133,7 @@ class ConvMixer(nn.Module):
         self.patch_size = patch_size
         self._make_head = head
         self._constants: fast.Constants | None = None
+        self.last_choice = "plain"  # of engine "auto"; a compiled model runs as its last eager pass did
         self.set_engine(engine)
         patches = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
         self.stem = nn.Sequential(*conv_unit(patches, act))
