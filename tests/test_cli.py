@@ -79,7 +79,7 @@ def test_import_and_help_are_quick() -> None:
     assert seconds("-m", "convmixer", "train", "--help") < 1
 
 
-@pytest.mark.parametrize("command", ["", "train", "evaluate", "predict", "models", "data"])
+@pytest.mark.parametrize("command", ["", "train", "evaluate", "predict", "models", "data", "bench"])
 def test_help_of_every_command(convmixer: Run, command: str) -> None:
     status, out, _ = convmixer(*command.split(), "--help")
     assert status == 0
@@ -291,6 +291,17 @@ def test_data(convmixer: Run) -> None:
     assert "test" in convmixer("data")[1]
 
 
+def test_bench(convmixer: Run) -> None:
+    small = ("--models", "convmixer", "--what", "infer", "--batch-sizes", 2, "--image-size", 8, "--rounds", 1)
+    status, out, err = convmixer("bench", *small, "--settings", "fast", "--json", "records.json")
+    assert status == 0, err
+    assert "÷ plain" in out
+    assert {record["setting"] for record in json.loads(Path("records.json").read_text())} == {"plain", "fast"}
+    status, out, _ = convmixer("bench", *small, "--explain")
+    assert status == 0
+    assert "normalize" in out
+
+
 # Bad input: exit status 2, a sentence, no traceback
 
 
@@ -316,6 +327,8 @@ def test_data(convmixer: Run) -> None:
         ("predict nowhere a.png", "nowhere"),
         ("evaluate . --split tset", "tset"),
         ("data cifr10", "did you mean 'cifar10'"),
+        ("bench --settings fats", "did you mean 'fast'"),
+        ("bench --rounds 0", "at least 1"),
         ("trian", "train"),
     ],
 )

@@ -20,6 +20,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from convmixer.bench.settings import BenchConfig
 from convmixer.config import Device, Engine, Precision, RunConfig
 from convmixer.errors import InputError, Interrupted
 from convmixer.presets import run_config
@@ -209,6 +210,33 @@ class Data:
         return 0
 
 
+@dataclass(frozen=True)
+class Bench:
+    """Measure training steps and inference of the engines beside what PyTorch offers without them, in turns."""
+
+    config: tyro.conf.OmitArgPrefixes[BenchConfig] = field(default_factory=BenchConfig)
+    explain: bool = False
+    """Instead of measuring, list which operation of the fast engine runs as what on this machine."""
+    json: Path | None = None
+    """File to write the records to."""
+
+    def execute(self) -> int:
+        """Runs the command; returns the exit status."""
+        from convmixer.bench.compare import bench, explain, format_table, write_json
+
+        if self.explain:
+            table = Table("what", "model", "operation", "runs as", "calls")
+            for row in explain(self.config):
+                table.add_row(*map(str, row))
+            Console().print(table)
+            return 0
+        records = bench(self.config, lambda text: _ERRORS.print(f"measuring: {text}", highlight=False))
+        print(format_table(records))
+        if self.json is not None:
+            write_json(records, self.json)
+        return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command line, ``sys.argv`` by default, and exits."""
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
@@ -243,6 +271,7 @@ def _parse(arguments: list[str]) -> Any:
         | Annotated[Predict, tyro.conf.subcommand("predict")]
         | Annotated[Models, tyro.conf.subcommand("models")]
         | Annotated[Data, tyro.conf.subcommand("data")]
+        | Annotated[Bench, tyro.conf.subcommand("bench")]
     )
     style = (tyro.conf.FlagCreatePairsOff,)
     return tyro.cli(commands, args=arguments, prog="convmixer", description=_DESCRIPTION, config=style)

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, whatever interrupts the writer."""
+"""Files that are either whole or not there, whatever interrupts the writer; where caches are."""
 
 from __future__ import annotations
 
@@ -40,3 +40,12 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def cache_dir() -> Path:
+    """Where what can be made again is kept, for this user: ``CONVMIXER_CACHE``, else the platform's cache folder."""
+    if chosen := os.environ.get("CONVMIXER_CACHE"):
+        return Path(chosen)
+    from platformdirs import user_cache_path
+
+    return user_cache_path("convmixer-lab", appauthor=False)

@@ -24,6 +24,7 @@ from convmixer.config import DataConfig
 from convmixer.data import Dataset, folder, images, load_dataset
 from convmixer.data.images import open_image, prepare_image
 from convmixer.errors import InputError
+from convmixer.files import cache_dir
 
 CLASSES = ("cat", "dog")
 
@@ -530,7 +531,7 @@ class TestCache:
     def test_the_users_own_cache_folder_by_default(self, monkeypatch, tmp_path: Path):
         monkeypatch.delenv("CONVMIXER_CACHE")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        assert "convmixer-lab" in str(folder._cache_folder())
+        assert "convmixer-lab" in str(cache_dir())
 
     def test_several_at_once(self, root: Path):
         results: list[Dataset] = []

@@ -12,45 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import torch
 
-from convmixer.bench.settings import REFERENCE, SETTINGS
+from convmixer.bench.settings import REFERENCE, SETTINGS, BenchConfig
 from convmixer.bench.worker import Job, step_of, to_json
-from convmixer.errors import InputError, nearest
 from convmixer.kernels import dispatch
 from convmixer.models import count_multiply_adds
 from convmixer.presets import model_preset
-
-What = Literal["train", "infer"]
-
-
-@dataclass(frozen=True)
-class BenchConfig:
-    """What to measure."""
-
-    models: tuple[str, ...] = ("convmixer_256_8_k9", "convmixer_256_8_k5")
-    """Presets."""
-    what: tuple[What, ...] = ("train", "infer")
-    """A training step (forward, loss, backward, AdamW), inference, or both."""
-    batch_sizes: tuple[int, ...] = (128,)
-    image_size: int = 32
-    settings: tuple[str, ...] = tuple(SETTINGS)
-    """Competitors; "plain" is always among them."""
-    rounds: int = 5
-    """Measurements of each; every round runs all competitors in turn."""
-    threads: int | None = None
-    """PyTorch's own number by default."""
-
-    def __post_init__(self) -> None:
-        for name in self.settings:
-            if name not in SETTINGS:
-                raise InputError(f"setting {name!r} is unknown; {nearest(name, SETTINGS)}")
-        for name in self.models:
-            model_preset(name)
-        if min(*self.batch_sizes, self.image_size, self.rounds, self.threads or 1) < 1:
-            raise InputError("batch sizes, image size, rounds and threads are at least 1.")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from convmixer.config import DataConfig
 from convmixer.data.datasets import Collection, Split, progress
 from convmixer.data.images import IMAGE_SUFFIXES, BadImage, decode_images, header, in_threads, read
 from convmixer.errors import InputError
-from convmixer.files import atomic_path, write_atomic
+from convmixer.files import atomic_path, cache_dir, write_atomic
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -258,7 +258,7 @@ class _Cache:
     """
 
     def __init__(self, listing: Listing, requested: int | None) -> None:
-        root = _cache_folder()
+        root = cache_dir()
         place = f"{listing.root.absolute()} {requested}"
         self.record = root / "folders" / f"{hashlib.sha256(os.fsencode(place)).hexdigest()}.json"
         self.images = root / "images"
@@ -314,12 +314,3 @@ def _read_record(path: Path) -> tuple[str, _Survey | None]:
         return (str(record["state"]), survey) if record["entry"] == survey.entry else ("", None)
     except (OSError, ValueError, TypeError, KeyError):
         return "", None
-
-
-def _cache_folder() -> Path:
-    """Where decoded images are kept: $CONVMIXER_CACHE, else the user's cache folder."""
-    if place := os.environ.get("CONVMIXER_CACHE"):
-        return Path(place)
-    import pooch
-
-    return Path(pooch.os_cache("convmixer-lab"))

@@ -14,12 +14,12 @@ import logging
 import os
 import shutil
 import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+
+from convmixer.files import atomic_path, cache_dir
 
 logger = logging.getLogger("convmixer.kernels")
 
@@ -37,17 +37,6 @@ _INSTRUCTION_SETS = {
 
 class BuildError(RuntimeError):
     """The native kernels cannot be had on this machine; the message says why in one line."""
-
-
-def cache_dir() -> Path:
-    """Where built kernels and measurements are kept: ``CONVMIXER_CACHE``, else the platform's cache folder."""
-    if chosen := os.environ.get("CONVMIXER_CACHE"):
-        return Path(chosen)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "convmixer"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "convmixer" / "cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convmixer"
 
 
 def instruction_set() -> str:
@@ -100,14 +89,9 @@ def build(instructions: str | None = None, extra_flags: Sequence[str] = ()) -> P
 def _compile(program: str, flags: list[str], target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     logger.info("building the native kernels once, into %s", target)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".so.tmp")
-    os.close(handle)
-    try:
-        command = [program, *flags, str(SOURCES / "convmixer.cpp"), "-o", temporary]
+    with atomic_path(target) as temporary:
+        command = [program, *flags, str(SOURCES / "convmixer.cpp"), "-o", str(temporary)]
         subprocess.run(command, capture_output=True, check=True, timeout=BUILD_SECONDS)
-        Path(temporary).replace(target)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 @functools.cache

@@ -8,14 +8,14 @@ import json
 import logging
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from convmixer.kernels.build import SOURCES, cache_dir, instruction_set
+from convmixer.files import cache_dir, write_atomic
+from convmixer.kernels.build import SOURCES, instruction_set
 
 logger = logging.getLogger("convmixer.kernels")
 
@@ -47,10 +47,7 @@ def keep(key: str, timings: Timings) -> None:
     path = _path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".json.tmp")
-        with os.fdopen(handle, "w") as file:
-            json.dump({**_read(), key: timings}, file, indent=1)
-        Path(temporary).replace(path)
+        write_atomic(path, json.dumps({**_read(), key: timings}, indent=1))
     except OSError as error:
         logger.debug("timings cannot be kept in %s: %s", path, error)
 
