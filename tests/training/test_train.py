@@ -166,6 +166,11 @@ def test_divergence_after_good_epochs_keeps_them(
     assert all(tensor.isfinite().all() for tensor in state["model"].values())
 
 
+def test_the_callers_arithmetic_stays_as_it_was(tmp_path: Path, digits: Dataset) -> None:
+    train(tiny_config(epochs=1), tmp_path / "run", dataset=digits)
+    assert torch.tensor(1e-40) != 0  # denormal numbers are zero during training alone
+
+
 def test_nothing_is_written_over(tmp_path: Path, digits: Dataset) -> None:
     config = tiny_config(epochs=1)
     train(config, tmp_path / "run", dataset=digits)

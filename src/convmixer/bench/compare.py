@@ -75,6 +75,9 @@ class _Worker:
     def __init__(self, job: Job) -> None:
         command = [sys.executable, "-W", "ignore", "-m", "convmixer.bench.worker", to_json(job)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.skipped = ""
+
+    def wait_until_warm(self) -> None:
         self.skipped = str(self._read().get("skip", ""))
 
     def measure(self) -> tuple[float, int]:
@@ -111,7 +114,10 @@ def interleave(jobs: Sequence[Job], rounds: int) -> list[list[tuple[float, int]]
     from contextlib import ExitStack
 
     with ExitStack() as stack:
-        workers = [stack.enter_context(_Worker(job)) for job in jobs]  # each warms up before the next one starts
+        workers = []
+        for job in jobs:
+            workers.append(stack.enter_context(_Worker(job)))
+            workers[-1].wait_until_warm()  # before the next one starts
         results: list[list[tuple[float, int]]] = [[] for _ in jobs]
         for _ in range(rounds):
             for worker, result in zip(workers, results, strict=True):

@@ -9,13 +9,15 @@ Shapes: N images, C channels, H × W pixels; p = patch size, h = hidden dimensio
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Self, get_args
 
 import torch
 from torch import nn
 
 from convmixer.config import Activation, Engine
 from convmixer.errors import InputError, nearest
+from convmixer.kernels import layout
+from convmixer.models import auto
 from convmixer.models import engine as fast
 from convmixer.models.classifiers import HeadFactory, linear_head
 
@@ -133,3 +135,92 @@ class ConvMixer(nn.Module):
         self._constants: fast.Constants | None = None
         # Of engine "auto": a compiled model runs as its last eager pass did.
         self.last_choice: Literal["plain", "fast"] = "plain"
+        self.set_engine(engine)
+        patches = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
+        self.stem = nn.Sequential(*conv_unit(patches, act))
+        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        self.blocks = nn.Sequential(
+            *(
+                nn.Sequential(
+                    Residual(branch(dim, kernel_size, act), rate),
+                    *conv_unit(nn.Conv2d(dim, dim, kernel_size=1), act),
+                )
+                for rate in rates
+            )
+        )
+        self.pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head_drop = nn.Dropout(dropout)
+        self.reset_classifier(n_classes)
+
+    def set_engine(self, engine: Engine) -> None:
+        """Chooses how the model is executed from now on; parameters, state and results stay the same.
+
+        Args:
+            engine: "plain", PyTorch's own modules. "fast", the fused kernels; what they do not cover runs as the plain
+                module. "auto", for each shape of input the one that is measured, once on a machine, to be faster.
+        """
+        if engine not in get_args(Engine):
+            raise InputError(f"engine {engine!r} is unknown; {nearest(engine, get_args(Engine))}")
+        self.engine: Engine = engine
+
+    def engine_for(self, x: torch.Tensor) -> Literal["plain", "fast"]:
+        """What a forward pass on x runs as in the present mode and autocast state: "plain" or "fast"."""
+        if self.engine == "auto":
+            return auto.choose(self, x)
+        return "fast" if self.engine == "fast" and fast.can_run(self, x) else "plain"
+
+    def fuse(self) -> Self:
+        """Prepares for inference with the fast engine and returns the model; parameters and state stay as they are.
+
+        What depends on the weights alone is computed once for each precision: batch normalisations become a factor and
+        a summand of each channel, weights are converted. This is exact, and the fused operations apply factor and
+        summand to values they hold anyway. Nothing is multiplied into convolutions, which would not be exact here:
+        every normalisation comes behind an activation, and what follows it is a residual sum, of which it scales one
+        term only, or a zero-padded convolution, whose border it would shift.
+
+        It takes effect in ``eval()`` without gradients; changes of the weights are noticed. :meth:`unfuse` undoes it.
+        """
+        self._constants = fast.Constants(keep=True)
+        return self
+
+    def unfuse(self) -> Self:
+        """Undoes :meth:`fuse` and returns the model."""
+        self._constants = None
+        return self
+
+    def _fast_features(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int, int]]:
+        fused = self._constants is not None and not self.training and not torch.is_grad_enabled()
+        return fast.features(self, x, self._constants.refresh(self) if fused and self._constants else None)
+
+    def reset_classifier(self, n_classes: int) -> None:
+        """Replaces the head by a new one, with fresh weights, for ``n_classes`` classes; 0 for none."""
+        if n_classes < 0:
+            raise InputError(f"n_classes is {n_classes}; give at least 0.")
+        self.n_classes = n_classes
+        head = self._make_head(self.num_features, n_classes) if n_classes else nn.Identity()
+        weight = next(self.stem.parameters())
+        self.head = head.to(device=weight.device, dtype=weight.dtype).train(self.training)
+
+    def get_classifier(self) -> nn.Module:
+        """The head."""
+        return self.head
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (N, C, H, W) → feature maps (N, h, H', W')."""
+        if self.engine_for(x) == "fast":
+            return layout.to_maps(*self._fast_features(x)).contiguous()
+        maps: torch.Tensor = self.blocks(self.stem(x))
+        return maps
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Feature maps (N, h, H', W') → logits (N, n_classes), or pooled features (N, h) with ``pre_logits``."""
+        x = self.head_drop(self.pooling(x))
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (N, C, H, W) → logits (N, n_classes)."""
+        if self.engine_for(x) == "fast" and fast.pools_by_mean(self.pooling):
+            pooled = self.head_drop(fast.pooled(*self._fast_features(x)))
+            logits: torch.Tensor = self.head(pooled)
+            return logits
+        return self.forward_head(self.forward_features(x))

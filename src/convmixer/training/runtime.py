@@ -80,14 +80,21 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def prepare_cpu() -> None:
-    """Has denormal numbers treated as zero in this thread and those that it starts, and freed memory kept for reuse.
+@contextmanager
+def prepared_cpu() -> Iterator[None]:
+    """Has denormal numbers treated as zero in the block, and freed memory kept for reuse, in the block and after it.
 
     As weights and moments shrink during training they become denormal, and processors take many times longer for those.
-    To be called before the first parallel operation: threads take the setting over when they are started.
+    To be entered before the first parallel operation: threads take the setting over when they are started, and keep it.
     """
-    torch.set_flush_denormal(True)
     tune_allocator()
+    smallest = torch.tensor(torch.finfo(torch.float32).smallest_normal)
+    before = bool((smallest / 2 == 0).item())
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from convmixer.training.runtime import (
     choose_device,
     describe_environment,
     dtype_name,
-    prepare_cpu,
+    prepared_cpu,
 )
 
 
@@ -55,10 +55,9 @@ def train(
         InputError: impossible configuration for these data, or a directory that cannot be used.
         Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written.
     """
-    prepare_cpu()
     console = console or Console(quiet=True)
     run = RunDir(out)
-    with run.claimed():
+    with run.claimed(), prepared_cpu():
         if ended := run.admit(config, resume=resume):
             return ended
         device = choose_device(config.train.device)
