@@ -96,24 +96,16 @@ def _compile(program: str, flags: list[str], target: Path) -> None:
 
 @functools.cache
 def parallel_entry() -> int | None:
-    """Address of ``GOMP_parallel`` in the OpenMP runtime that PyTorch has loaded, None if there is none.
+    """Address of ``GOMP_parallel`` in the OpenMP runtime that PyTorch is linked to, None if there is none.
 
-    The kernels run on PyTorch's own threads through it: two runtimes in one process would compete for the cores.
+    The kernels run on PyTorch's own threads through it. Other libraries bring runtimes of their own into the process
+    (scikit-learn does), whose threads would compete with PyTorch's for the cores; hence the question to PyTorch's
+    library, which answers for what it depends on.
     """
-    for path in _openmp_libraries():
+    for path in sorted((Path(torch.__file__).parent / "lib").glob("*torch_cpu*")):
         try:
-            function = ctypes.CDLL(path).GOMP_parallel  # LLVM's and Intel's runtimes export it too
+            function = ctypes.CDLL(str(path)).GOMP_parallel  # LLVM's and Intel's runtimes export it too
         except (OSError, AttributeError):
             continue
         return ctypes.cast(function, ctypes.c_void_p).value
     return None
-
-
-def _openmp_libraries() -> list[str]:
-    names = ("libgomp", "libiomp5", "libomp")
-    maps = Path("/proc/self/maps")
-    if maps.is_file():
-        loaded = {line.split(maxsplit=5)[-1].strip() for line in maps.read_text().splitlines() if "omp" in line}
-        return sorted(path for path in loaded if Path(path).name.startswith(names))
-    bundled = Path(torch.__file__).parent / "lib"
-    return sorted(str(path) for path in bundled.glob("*omp*") if path.name.startswith(names))
