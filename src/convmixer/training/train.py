@@ -28,6 +28,8 @@ from convmixer.training.runtime import (
     prepared_cpu,
 )
 
+_FEW_STEPS = 10  # in an epoch: so few that a smaller batch is the better choice
+
 
 def train(
     config: RunConfig,
@@ -69,6 +71,9 @@ def train(
         run.write_json("dataset.json", dataset.info.to_dict())
         run.write_environment(describe_environment(device))
         console.print(loop.describe(), highlight=False)
+        if len(loop.batches) < _FEW_STEPS:
+            steps = f"{len(loop.batches)} step{'s' if len(loop.batches) > 1 else ''}"
+            console.print(f"An epoch has {steps} only: with a smaller --batch-size it will learn more.", style="yellow")
         with Interruption.watched() as interruption:
             try:
                 with TrainingDisplay(console, config.train.epochs, len(loop.batches)) as display:
