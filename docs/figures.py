@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 from convmixer.models import describe_models
 from convmixer.utils.visualization import architecture, save_figure
@@ -44,6 +46,45 @@ def models_table() -> str:
     return "\n".join(lines)
 
 
+def bench_table() -> str:
+    """Images per second from the committed benchmark, and how many times the plain engine's that is."""
+    records = json.loads((ROOT / "results" / "cpu" / "bench" / "records.json").read_text(encoding="utf-8"))
+    groups: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault((record["what"], record["kernel_size"]), {})[record["setting"]] = record
+    lines = [
+        "| img/s (÷ plain) | plain | best stock, float32 | fast, float32 | best stock, bfloat16 | fast, bfloat16 |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for (what, kernel_size), settings in groups.items():
+        cells = [f"{settings['plain']['images_per_second']:.0f}"]
+        for bf16, fast in ((False, "fast"), (True, "fast+bf16")):
+            stock = [r for name, r in settings.items() if r["engine"] == "plain" and ("bf16" in name) == bf16]
+            best = max(stock, key=lambda record: record["images_per_second"])
+            cells += [f"{_speed(best)} {best['setting']}", _speed(settings[fast])]
+        lines.append(f"| {'training step' if what == 'train' else 'inference'}, k{kernel_size} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def bench_records() -> str:
+    """All records of the committed benchmark, fastest first within each group."""
+    records = json.loads((ROOT / "results" / "cpu" / "bench" / "records.json").read_text(encoding="utf-8"))
+    records.sort(key=lambda r: (r["what"] != "train", -r["kernel_size"], -r["images_per_second"]))
+    lines = ["| what | setting | img/s | range | ÷ plain | of GEMM peak | peak memory |", "| --- " * 7 + "|"]
+    for r in records:
+        share = r["flops_per_second"] / r["gemm_flops_per_second"]
+        lines.append(
+            f"| {r['what']} k{r['kernel_size']} | {r['setting']} | {r['images_per_second']:.1f} "
+            f"| {r['slowest']:.1f} to {r['fastest']:.1f} | {r['ratio_to_plain']:.2f} | {share:.0%} "
+            f"| {r['peak_bytes'] / 2**20:.0f} MiB |"
+        )
+    return "\n".join(lines)
+
+
+def _speed(record: dict[str, Any]) -> str:
+    return f"{record['images_per_second']:.0f} ({record['ratio_to_plain']:.1f}×)"
+
+
 def tree() -> str:
     """The folders and files with what each is for: the first sentence of its docstring."""
     package = ROOT / "src" / "convmixer"
@@ -65,17 +106,25 @@ def _purpose(path: Path) -> str:
     return first.rstrip(".").replace("``", "")
 
 
-def filled(readme: str) -> str:
-    """The README with what stands between its markers made anew."""
-    for name, content in (("models", models_table()), ("tree", tree())):
+MADE = {
+    ROOT / "README.md": {"models": models_table, "bench": bench_table, "tree": tree},
+    ROOT / "results" / "cpu" / "bench" / "README.md": {"records": bench_records},
+}
+"""Documents with the parts that are made, each between two comments."""
+
+
+def filled(document: Path) -> str:
+    """A document's text with what stands between its comments made anew."""
+    text = document.read_text(encoding="utf-8")
+    for name, make in MADE[document].items():
         start, end = f"<!-- made: {name} -->\n", f"\n<!-- end: {name} -->"
-        before, _, rest = readme.partition(start)
+        before, _, rest = text.partition(start)
         _, _, after = rest.partition(end)
-        readme = before + start + content + end + after
-    return readme
+        text = before + start + make() + end + after
+    return text
 
 
 if __name__ == "__main__":
     draw(HERE)
-    readme = ROOT / "README.md"
-    readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    for document in MADE:
+        document.write_text(filled(document), encoding="utf-8")

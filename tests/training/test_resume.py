@@ -17,6 +17,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from convmixer.config import Engine
 from convmixer.data import Dataset
 from convmixer.errors import Interrupted
 from convmixer.training import RunDir, train
@@ -41,10 +42,12 @@ def stop_after(calls: int) -> Callable[[], None]:
     return check
 
 
-def run_loop(folder: Path, digits: Dataset, check: Callable[[], None], forget: tuple[str, ...] = ()) -> TrainingLoop:
+def run_loop(
+    folder: Path, digits: Dataset, check: Callable[[], None], forget: tuple[str, ...] = (), engine: Engine = "plain"
+) -> TrainingLoop:
     """Runs the loop in ``folder`` from its checkpoint, if there is one, without the parts of it named in ``forget``."""
     folder.mkdir(exist_ok=True)
-    loop = TrainingLoop(tiny_config(**RANDOM), digits, RunDir(folder), torch.device("cpu"))
+    loop = TrainingLoop(tiny_config(**RANDOM, engine=engine), digits, RunDir(folder), torch.device("cpu"))
     state, _ = load_checkpoint(folder)
     if state is not None:
         fresh = {"rng": torch.get_rng_state(), "optimizer": loop.optimizer.state_dict(), "best": {}}
@@ -86,14 +89,25 @@ def test_stopped_at_any_step_it_ends_with_the_same_bits(tmp_path: Path, digits: 
         assert equal(outcome(run_loop(folder, digits, lambda: None)), expected), f"stopped at call {calls}"
 
 
-def test_stopped_at_every_step_it_ends_with_the_same_bits(tmp_path: Path, digits: Dataset) -> None:
-    expected = outcome(run_loop(tmp_path / "whole", digits, lambda: None))
-    loop = run_loop(tmp_path / "pieces", digits, stop_after(2))
+@pytest.mark.parametrize("engine", ["plain", "fast"])
+def test_stopped_at_every_step_it_ends_with_the_same_bits(tmp_path: Path, digits: Dataset, engine: Engine) -> None:
+    """The engine of the beginning is kept, although the later pieces are started with "auto"."""
+    expected = outcome(run_loop(tmp_path / "whole", digits, lambda: None, engine=engine))
+    loop = run_loop(tmp_path / "pieces", digits, stop_after(2), engine=engine)
     for _ in range(30):
         if len(loop.records) == 3:
             break
-        loop = run_loop(tmp_path / "pieces", digits, stop_after(2))
+        loop = run_loop(tmp_path / "pieces", digits, stop_after(2), engine="auto")
+        assert loop.model.engine == loop.engine == engine
     assert equal(outcome(loop), expected)
+
+
+def test_engines_agree(tmp_path: Path, digits: Dataset) -> None:
+    losses = [
+        [record.train_loss for record in run_loop(tmp_path / engine, digits, lambda: None, engine=engine).records]
+        for engine in ("plain", "fast")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 @pytest.mark.parametrize("forgotten", ["rng", "optimizer", "best"])
