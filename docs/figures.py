@@ -21,6 +21,7 @@ _PURPOSES = {
     "pyproject.toml": "ranges of dependencies, settings of the tools",
     "docs/": "protocol, messages, pictures",
     "benchmarks/": "what to compare with: the reference recipe as a plain script",
+    "results/": "committed records and tables; runs go here by default",
     "tests/": "mirrors src/convmixer",
 }
 

@@ -19,7 +19,7 @@ from convmixer.models import (
     create_model,
     list_models,
 )
-from convmixer.models.convmixer import DropPath
+from convmixer.models.blocks import DropPath
 from convmixer.presets import MODELS
 
 SMALL = {"dim": 16, "depth": 2}

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from convmixer.kernels import dispatch, layout, ops
+from convmixer.models.blocks import Residual
 
 if TYPE_CHECKING:
-    from convmixer.models.convmixer import ConvMixer, Residual
+    from convmixer.models.convmixer import ConvMixer
 
 T = TypeVar("T")
 
@@ -212,8 +213,6 @@ class _Run:
         self.call_normalize: Callable[..., Any] = ops.run_normalize if constants.keep else ops.normalize
 
     def block(self, state: Pending | Tensor, block: nn.Module) -> Pending | Tensor:
-        from convmixer.models.convmixer import Residual
-
         parts = list(block) if type(block) is nn.Sequential else []
         unit = self.constants.unit(block, parts[1:])
         if unit is None or not unit.is_pointwise or type(parts[0]) is not Residual:

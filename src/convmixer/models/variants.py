@@ -11,8 +11,9 @@ from typing import Any
 from torch import nn
 
 from convmixer.errors import InputError
+from convmixer.models.blocks import conv_unit, depthwise
 from convmixer.models.classifiers import linear_classifier_head, representation_head
-from convmixer.models.convmixer import ConvMixer, conv_unit, depthwise
+from convmixer.models.convmixer import ConvMixer
 
 
 def bottleneck_branch(dim: int, kernel_size: int, activation: type[nn.Module], *, factor: int) -> nn.Module:
