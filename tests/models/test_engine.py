@@ -79,7 +79,7 @@ def assert_same_training(plain: ConvMixer, model: ConvMixer, x: Tensor) -> None:
     whole = float(torch.cat([gradient.flatten() for gradient in exact_gradients]).norm())
     for name, a, b, truth in zip(names, own, expected_gradients, exact_gradients, strict=True):
         if relative(a, b) > 1e-5:
-            assert float((a - truth).norm()) < 2e-6 * whole or relative(a, truth) < 3 * relative(b, truth), name
+            assert float((a - truth).norm()) < 5e-6 * whole or relative(a, truth) < 3 * relative(b, truth), name
     for (name, a), b in zip(model.named_buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=name)
 
