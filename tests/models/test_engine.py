@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
@@ -19,14 +18,7 @@ from convmixer.kernels import dispatch, measurements, native
 from convmixer.models import ConvMixer, auto, create_model, list_models
 from convmixer.models import engine as fast
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The tensors are tiny."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 VARIANTS = ["convmixer", "convmixer_rh", "convmixer_lc", "convmixer_bn"]

@@ -20,7 +20,7 @@ from convmixer.errors import InputError
 from convmixer.files import write_atomic
 from convmixer.models import build_model, load_weights
 from convmixer.training.run_dir import RunDir
-from convmixer.training.runtime import choose_device, choose_precision, dtype_name
+from convmixer.training.runtime import autocast, choose_device, choose_precision, dtype_name
 from convmixer.utils.metrics import Evaluation, evaluate_predictions
 
 EVALUATION_BATCH = 500
@@ -52,7 +52,7 @@ def compute_logits(
     """
     model.eval()
     outputs = []
-    with torch.inference_mode(), torch.autocast(device.type, precision, enabled=precision is not torch.float32):
+    with torch.inference_mode(), autocast(device, precision):
         for images in in_order(split, batch_size, normalize, device):
             check()
             outputs.append(model(images).float())

@@ -21,7 +21,7 @@ from convmixer.training.checkpoint import save_checkpoint
 from convmixer.training.display import TensorBoard, TrainingDisplay
 from convmixer.training.evaluate import compute_logits, loss_and_accuracy
 from convmixer.training.run_dir import EpochRecord, RunDir
-from convmixer.training.runtime import choose_precision, dtype_name
+from convmixer.training.runtime import autocast, choose_precision, dtype_name
 from convmixer.training.schedule import learning_rate
 
 _LOOK_SECONDS = 0.5  # how often a GPU's losses are looked at: each look waits for the GPU
@@ -71,14 +71,11 @@ class TrainingLoop:
     def _pin_engine(self) -> Engine:
         """Settles what "auto" is for this run's batches, so that evaluation and resuming do not choose anew."""
         info, count = self.dataset.info, self.batches.batch_size
-        with self._autocast():
+        with autocast(self.device, self.precision):
             images = torch.zeros(count, info.channels, info.image_size, info.image_size, device=self.device)
             engine: Engine = self.model.engine_for(images)
         self.model.set_engine(engine)
         return engine
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32)
 
     def describe(self) -> str:
         """One line: model, data, device."""
@@ -129,7 +126,7 @@ class TrainingLoop:
         settings = self.config.train
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(self.step)
-        with self._autocast():
+        with autocast(self.device, self.precision):
             logits = self.model(images)
             loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
         self._unseen.append(torch.stack((loss.detach().float(), (logits.argmax(1) == labels).sum().float())))

@@ -75,6 +75,11 @@ def choose_precision(name: Precision, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
+def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """A context in which convolutions and matrix products are computed in ``precision``."""
+    return torch.autocast(device.type, precision, enabled=precision is not torch.float32)
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     """``float32`` rather than ``torch.float32``."""
     return str(dtype).removeprefix("torch.")
