@@ -177,13 +177,15 @@ def evaluate_run(
     )
 
 
-def write_evaluation(evaluation: RunEvaluation) -> list[Path]:
+def write_evaluation(evaluation: RunEvaluation, *, pictures: bool = True) -> list[Path]:
     """Keeps an evaluation in its run directory: the figures as JSON, confusion matrix and calibration as pictures."""
-    from convmixer.utils.visualization import calibration_diagram, confusion_matrix, save_figure
-
     folder, figures = Path(evaluation.run), evaluation.figures
     files = [folder / f"{name}_{evaluation.split}{suffix}" for name, suffix in _EVALUATION_FILES]
     write_atomic(files[0], json.dumps(evaluation.to_dict(), indent=2, allow_nan=False) + "\n")
+    if not pictures:
+        return files[:1]
+    from convmixer.utils.visualization import calibration_diagram, confusion_matrix, save_figure
+
     save_figure(confusion_matrix(figures.confusion, [row.name for row in figures.per_class]), files[1])
     save_figure(calibration_diagram(figures.calibration), files[2])
     return files

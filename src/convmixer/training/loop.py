@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -86,13 +87,16 @@ class TrainingLoop:
             f"{self.config.model} ({parameters:,} parameters) on {info.name} ({sizes}), {where}, into {self.run.path}"
         )
 
-    def run_epochs(self, check: Callable[[], None], display: TrainingDisplay) -> None:
-        """Trains the epochs that are left. ``check`` is called between steps and may raise to stop.
+    def run_epochs(self, check: Callable[[], None], display: TrainingDisplay, *, events: bool = True) -> None:
+        """Trains the epochs that are left, and writes TensorBoard ``events`` of them where these are wanted.
+
+        ``check`` is called between steps and may raise to stop.
 
         Raises:
             DivergedError: a loss or a weight is not finite; the last checkpoint is from before.
         """
-        with TensorBoard(self.run.path / "tensorboard", first_epoch=self.epoch + 1) as tensorboard:
+        folder = self.run.path / "tensorboard"
+        with TensorBoard(folder, first_epoch=self.epoch + 1) if events else nullcontext() as tensorboard:
             while self.epoch < self.config.train.epochs:
                 self._train_epoch(check, display)
                 record = self._record(check)
@@ -101,7 +105,8 @@ class TrainingLoop:
                 self.losses, self.correct = [], []
                 self.save()
                 self.run.write_metrics(self.records)
-                tensorboard.log(record)
+                if tensorboard:
+                    tensorboard.log(record)
                 display.epoch(record)
 
     def _train_epoch(self, check: Callable[[], None], display: TrainingDisplay) -> None:

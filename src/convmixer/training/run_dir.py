@@ -7,6 +7,7 @@ metrics.jsonl      a line for every finished epoch
 checkpoint.pt      everything needed to continue (and checkpoint.previous.pt)
 model.safetensors  the selected weights
 summary.json       final figures, once the run has ended
+error.txt          the traceback of the failure that ended the last attempt, until another one succeeds
 tensorboard/       the same metrics as TensorBoard events
 """
 
@@ -15,15 +16,16 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import IO, Any, Literal, Self
 
 from convmixer.config import RunConfig
 from convmixer.data import DatasetInfo
-from convmixer.errors import InputError
+from convmixer.errors import InputError, Interrupted
 from convmixer.files import write_atomic
 from convmixer.training.checkpoint import CURRENT, PREVIOUS
 
@@ -32,7 +34,12 @@ try:
 except ImportError:  # not a POSIX system: two processes are not kept apart
     fcntl = None  # type: ignore[assignment]
 
-Status = Literal["new", "running", "interrupted", "finished", "diverged"]
+Status = Literal["new", "running", "interrupted", "crashed", "finished", "diverged"]
+_ERROR = "error.txt"
+
+
+class RunBusyError(InputError):
+    """Another process is training into the run directory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +146,14 @@ class RunDir:
             return summary.status
         if self._is_locked():
             return "running"
+        if self.error():
+            return "crashed"
         return "interrupted" if self.has_checkpoint() or (self.path / "config.json").exists() else "new"
+
+    def error(self) -> str:
+        """The traceback of the failure that ended the last attempt; '' if there was none."""
+        path = self.path / _ERROR
+        return path.read_text(encoding="utf-8") if path.exists() else ""
 
     def has_checkpoint(self) -> bool:
         """Whether there is something to continue from."""
@@ -174,7 +188,7 @@ class RunDir:
             InputError: it holds other files, or a run and ``resume`` is not set, or one with another configuration.
         """
         if not (self.path / "config.json").exists():
-            if any(not file.name.startswith(".") for file in self.path.iterdir()):
+            if any(not file.name.startswith(".") and file.name != _ERROR for file in self.path.iterdir()):
                 raise InputError(f"{self.path}: holds other files and no run; choose another --out.")
             return None
         summary = self.summary()
@@ -193,28 +207,49 @@ class RunDir:
         """Creates the directory and keeps other processes from training into it; the claim ends with the process.
 
         Raises:
-            InputError: another process is at it, or the directory cannot be written.
+            RunBusyError: another process is at it.
+            InputError: the directory cannot be written.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("w")
-        except OSError as error:
-            reason = error.strerror or error
-            raise InputError(f"{self.path}: cannot be written to ({reason}); choose another --out.") from None
-        with lock:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    raise InputError(
-                        f"{self.path}: another process is training into it; wait for it or choose another --out."
-                    ) from None
+        with self._lock():
             for leftover in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
                 leftover.unlink()
             try:
                 yield
             finally:
                 self._remove_if_unused()
+
+    def _lock(self) -> IO[str]:
+        """The lock's open file, which holds it until it is closed."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"{self.path}: cannot be written to ({reason}); choose another --out.") from None
+        try:
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if (self.path / ".lock").stat().st_ino == os.fstat(lock.fileno()).st_ino:
+                return lock
+        except (BlockingIOError, FileNotFoundError):  # locked, or just removed by a process that was refused
+            pass
+        except OSError as error:
+            lock.close()
+            raise InputError(f"{self.path}: cannot be locked ({error.strerror}); choose another --out.") from None
+        lock.close()
+        raise RunBusyError(f"{self.path}: another process is training into it; wait for it or choose another --out.")
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Keeps the traceback of a failure within the block, other than bad input or a signal, in ``error.txt``."""
+        (self.path / _ERROR).unlink(missing_ok=True)
+        try:
+            yield
+        except (InputError, Interrupted):
+            raise
+        except Exception:
+            write_atomic(self.path / _ERROR, traceback.format_exc())
+            raise
 
     def _remove_if_unused(self) -> None:
         """Leaves no trace of a run that was refused before it began."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import signal
@@ -130,6 +131,7 @@ def device_name(device: torch.device) -> str:
     return platform.processor() or platform.machine()
 
 
+@functools.cache
 def _commit() -> str | None:
     """The git commit of the checkout that this code lies in, with ``-dirty`` if files were changed; None elsewhere."""
     root = Path(__file__).parents[3]

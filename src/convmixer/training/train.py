@@ -38,6 +38,7 @@ def train(
     resume: bool = False,
     dataset: Dataset | None = None,
     console: Console | None = None,
+    light: bool = False,
 ) -> Summary:
     """Trains a model and leaves a run directory.
 
@@ -49,6 +50,7 @@ def train(
             left as it is and its summary returned.
         dataset: the data that ``config.data`` names, where the caller has them; loaded otherwise.
         console: where progress is shown; nowhere by default.
+        light: leave out pictures and TensorBoard events, which take longer than a tiny run; all figures are written.
 
     Returns:
         The summary; its status is "diverged" if the loss did not stay finite.
@@ -59,7 +61,7 @@ def train(
     """
     console = console or Console(quiet=True)
     run = RunDir(out)
-    with run.claimed(), prepared_cpu():
+    with run.claimed(), run.recorded(), prepared_cpu():
         if ended := run.admit(config, resume=resume):
             return ended
         device = choose_device(config.train.device)
@@ -77,8 +79,8 @@ def train(
         with Interruption.watched() as interruption:
             try:
                 with TrainingDisplay(console, config.train.epochs, len(loop.batches)) as display:
-                    loop.run_epochs(interruption.check, display)
-                return _finish(loop, interruption.check)
+                    loop.run_epochs(interruption.check, display, events=not light)
+                return _finish(loop, interruption.check, pictures=not light)
             except Interrupted:
                 loop.save()
                 raise
@@ -104,10 +106,8 @@ def _restore(loop: TrainingLoop, console: Console) -> None:
     console.print(f"{path}: continuing in epoch {loop.epoch + 1}, after step {loop.step}.", highlight=False)
 
 
-def _finish(loop: TrainingLoop, check: Callable[[], None]) -> Summary:
+def _finish(loop: TrainingLoop, check: Callable[[], None], *, pictures: bool) -> Summary:
     """Writes the selected weights, reads the test set, draws the pictures; the summary comes last."""
-    from convmixer.utils.visualization import EpochRow, learning_curve, save_figure
-
     run, settings = loop.run, loop.config.train
     weights = {name: tensor.contiguous() for name, tensor in loop.best.items()}
     write_atomic(run.path / "model.safetensors", save(weights, metadata={"format": "pt"}))
@@ -119,11 +119,18 @@ def _finish(loop: TrainingLoop, check: Callable[[], None]) -> Summary:
         engine=loop.engine,
         check=check,
     )
-    write_evaluation(evaluation)
+    write_evaluation(evaluation, pictures=pictures)
+    if pictures:
+        _draw_learning_curve(loop)
+    return _summarize(loop, "finished", test_accuracy=evaluation.figures.accuracy, test_loss=evaluation.figures.loss)
+
+
+def _draw_learning_curve(loop: TrainingLoop) -> None:
+    from convmixer.utils.visualization import EpochRow, learning_curve, save_figure
+
     rows = [EpochRow(r.epoch, r.train_loss, r.train_accuracy, *r.held_out(), lr=r.lr) for r in loop.records]
     curve = learning_curve(rows, loop.best_epoch, held_out="test" if loop.selection == "test" else "validation")
-    save_figure(curve, run.path / "learning_curve.png")
-    return _summarize(loop, "finished", test_accuracy=evaluation.figures.accuracy, test_loss=evaluation.figures.loss)
+    save_figure(curve, loop.run.path / "learning_curve.png")
 
 
 def _summarize(

@@ -1,0 +1,113 @@
+"""Many runs in one directory: each is trained once, whoever asks for it and however often, by one process or several.
+
+The run directories are the ledger: nothing else says what was done. A run's folder is named by what defines it, and
+locked by the process that trains it; the lock ends with that process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from convmixer.config import DataConfig, Protocol, RunConfig
+from convmixer.data import Dataset, load_dataset
+from convmixer.errors import InputError, Interrupted
+from convmixer.training.run_dir import RunBusyError, RunDir, Summary
+from convmixer.training.train import train
+
+_POLL_SECONDS = 0.2
+
+
+class RunCrashedError(Exception):
+    """A run ended with an error of ours; its directory keeps the traceback. Running it again tries again."""
+
+
+class RunPool:
+    """The runs under ``root``/runs. Pictures and TensorBoard events are left out of them."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self._datasets: dict[tuple[DataConfig, Protocol], Dataset] = {}
+
+    def path(self, config: RunConfig) -> Path:
+        """Where the run with ``config`` is, or will be."""
+        return self.root / "runs" / f"{config.model}-{config.recipe}-s{config.seed}-{config.identity_hash()}"
+
+    def summary(self, config: RunConfig) -> Summary | None:
+        """The final figures of the run with ``config``, or None if it has not ended."""
+        return RunDir(self.path(config)).summary()
+
+    def dataset(self, config: RunConfig, console: Console | None = None) -> Dataset:
+        """The data of ``config``, loaded when they are first asked for."""
+        key = (config.data, config.protocol)
+        if key not in self._datasets:
+            self._datasets[key] = load_dataset(config.data, protocol=config.protocol, console=console)
+        return self._datasets[key]
+
+    def run(
+        self, config: RunConfig, *, dataset: Dataset | None = None, console: Console | None = None, wait: bool = True
+    ) -> Summary:
+        """The summary of the run with ``config``: read if the run has ended, trained or resumed otherwise.
+
+        A run that diverged has ended.
+
+        Args:
+            config: which run.
+            dataset: its data, where the caller has them; the pool's own otherwise.
+            console: where the run's progress is shown; nowhere by default.
+            wait: where another process is at this run, wait for what comes of it.
+
+        Raises:
+            RunBusyError: another process is at it, and ``wait`` is not set.
+            RunCrashedError: the run ended with an error that is neither bad input nor a signal.
+            InputError: as :func:`convmixer.training.train`.
+            Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written.
+        """
+        while True:
+            if ended := self.summary(config):
+                return ended
+            try:
+                return self._train(config, dataset or self.dataset(config, console), console)
+            except RunBusyError:
+                if not wait:
+                    raise
+            time.sleep(_POLL_SECONDS)
+
+    def run_all(
+        self, configs: Iterable[RunConfig], *, dataset: Dataset | None = None, console: Console | None = None
+    ) -> Iterator[tuple[RunConfig, Summary | RunCrashedError]]:
+        """Runs ``configs``; yields each, once, as soon as it has ended, with its summary or with what made it crash.
+
+        Several processes that do this in one directory share the work: each passes over what others are at, and comes
+        back to it when nothing else is left, in case their process has died.
+
+        Raises:
+            InputError: as :func:`convmixer.training.train`.
+            Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written.
+        """
+        left = list(dict.fromkeys(configs))
+        while left:
+            busy = []
+            for config in left:
+                try:
+                    yield config, self.run(config, dataset=dataset, console=console, wait=False)
+                except RunBusyError:
+                    busy.append(config)
+                except RunCrashedError as error:
+                    yield config, error
+            if len(busy) == len(left):
+                time.sleep(_POLL_SECONDS)
+            left = busy
+
+    def _train(self, config: RunConfig, dataset: Dataset, console: Console | None) -> Summary:
+        path = self.path(config)
+        try:
+            return train(config, path, resume=True, dataset=dataset, console=console, light=True)
+        except (InputError, Interrupted):
+            raise
+        except Exception as error:
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise RunCrashedError(f"{path}: crashed ({what}); {path / 'error.txt'} has the traceback") from error
