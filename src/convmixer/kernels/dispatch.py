@@ -9,19 +9,22 @@ from typing import Literal
 
 from torch import Tensor
 
-from convmixer.kernels import native
+from convmixer.kernels import native, triton_ops
 
-Implementation = Literal["native", "reference"]
+Implementation = Literal["native", "triton", "reference"]
 
 _forced: Implementation | None = None
 _record: Counter[tuple[str, str]] | None = None
 
 
-def choose(operation: str, tensor: Tensor, kernel_size: int = 1) -> Implementation:
-    """The implementation of ``operation`` for this tensor (its device, dtype, size) and depthwise kernel size."""
+def choose(operation: str, tensor: Tensor, kernel_size: int = 1, width: int = 1) -> Implementation:
+    """The implementation of ``operation`` for this tensor, depthwise kernel size and width of the maps."""
     chosen: Implementation = "reference"
-    if _forced != "reference" and native.covers(tensor, kernel_size):
-        chosen = "native"
+    if _forced != "reference":
+        if triton_ops.covers(tensor, kernel_size, width):
+            chosen = "triton"
+        elif native.covers(tensor, kernel_size):
+            chosen = "native"
     note(operation, chosen)
     return chosen
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from convmixer.kernels import depthwise as plain
-from convmixer.kernels import native, reference
+from convmixer.kernels import native, reference, triton_ops
 from convmixer.kernels.dispatch import choose
 from convmixer.kernels.reference import Stage, arithmetic
 
@@ -42,7 +42,10 @@ def run_normalize(
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """Activation and batch normalisation, as :func:`reference.normalize`."""
-    if choose("normalize", u) == "reference":
+    how = choose("normalize", u)
+    if how == "triton":
+        return triton_ops.normalize(u, bias, gamma, beta, statistics, residual, image_scale, shape, activation, eps)
+    if how == "reference":
         stage = Stage(bias, gamma, beta, eps)
         parts = [
             reference.normalize(
@@ -78,7 +81,12 @@ def run_normalize_backward(
     of_batch: bool,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of ``normalize``, as :func:`reference.normalize_backward`."""
-    if choose("normalize_backward", u) == "reference":
+    how = choose("normalize_backward", u)
+    if how == "triton":
+        return triton_ops.normalize_backward(
+            d, u, bias, gamma, statistics, image_scale, shape, activation, eps, of_batch
+        )
+    if how == "reference":
         stage = Stage(bias, gamma, gamma, eps)  # beta has no part in the gradients
         parts = [
             reference.normalize_backward(
@@ -122,7 +130,11 @@ def run_mix(
 
     The pre-activations are only returned with ``keep_hidden`` (an empty tensor otherwise); gradients need them.
     """
-    if choose("mix", u, weight.shape[-1]) == "reference":
+    how = choose("mix", u, weight.shape[-1], shape[2])
+    if how == "triton":
+        stages_of = (bias0, gamma0, beta0, weight, bias1, gamma1, beta1)
+        return triton_ops.mix(u, *stages_of, statistics, image_scale, shape, activation, eps, add_input)
+    if how == "reference":
         stages = Stage(bias0, gamma0, beta0, eps[0]), Stage(bias1, gamma1, beta1, eps[1])
         parts = [
             reference.mix(
@@ -176,7 +188,13 @@ def run_mix_backward(
     of_batch: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of ``mix``, as :func:`reference.mix_backward`."""
-    if choose("mix_backward", u, weight.shape[-1]) == "reference":
+    how = choose("mix_backward", u, weight.shape[-1], shape[2])
+    if how == "triton":
+        stages_of = (bias0, gamma0, beta0, weight, gamma1, statistics)
+        return triton_ops.mix_backward(
+            d, u, hidden, *stages_of, image_scale, shape, activation, eps, add_input, of_batch
+        )
+    if how == "reference":
         stages = Stage(bias0, gamma0, beta0, eps[0]), Stage(None, gamma1, gamma1, eps[1])
         parts = [
             reference.mix_backward(
@@ -215,7 +233,10 @@ def run_mix_backward(
 
 def run_depthwise(x: Tensor, weight: Tensor, shape: Sequence[int], turn: bool) -> Tensor:
     """Depthwise convolution without bias; ``turn`` turns the kernels by 180 degrees: the input gradient."""
-    if choose("depthwise", x, weight.shape[-1]) == "reference":
+    how = choose("depthwise", x, weight.shape[-1], shape[2])
+    if how == "triton":
+        return triton_ops.depthwise(x, weight, shape, turn)
+    if how == "reference":
         return plain.convolve_input_gradient(x, weight, shape) if turn else plain.convolve(x, weight, shape)
     out = torch.empty_like(x)
     tensors = {"input": x, "weight": weight, "output": out}
@@ -225,7 +246,10 @@ def run_depthwise(x: Tensor, weight: Tensor, shape: Sequence[int], turn: bool) -
 
 def run_depthwise_weight_gradient(x: Tensor, d: Tensor, kernel_size: int, shape: Sequence[int]) -> Tensor:
     """Weight gradient (C, k, k) of the depthwise convolution."""
-    if choose("depthwise_weight_gradient", x, kernel_size) == "reference":
+    how = choose("depthwise_weight_gradient", x, kernel_size, shape[2])
+    if how == "triton":
+        return triton_ops.depthwise_weight_gradient(x, d, kernel_size, shape)
+    if how == "reference":
         return plain.convolve_weight_gradient(x, d, kernel_size, shape)
     dw = x.new_empty((x.shape[0], kernel_size, kernel_size), dtype=torch.float32)
     tensors = {"input": x, "gradient": d.contiguous(), "weight_gradient": dw}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("convmixer.models")
 
 SMALL_WORK = 2e7  # multiply-adds of a batch; below, all takes milliseconds
-_PROBE_WORK = 2e8  # multiply-adds of the forward pass of a measurement, at most, unless one image has more
+_PROBE_WORK = {"cpu": 2e8, "cuda": 2e10}  # multiply-adds of a measurement's forward pass, if one image has no more
 _PROBE_SECONDS = 0.2
 _MARGIN = 0.95  # the fast engine has to be faster by this factor
 
@@ -33,8 +33,10 @@ def choose(model: ConvMixer, x: Tensor) -> Literal["plain", "fast"]:
     """Either "plain" or "fast", for a forward pass on x with gradients if they are enabled. Measures at most once."""
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():  # nothing can be measured in a graph
         return model.last_choice if engine.can_run(model, x) else "plain"
-    if x.device.type != "cpu" or torch.compiler.is_exporting() or not engine.can_run(model, x):
+    if x.device.type not in _PROBE_WORK or torch.compiler.is_exporting() or not engine.can_run(model, x):
         return "plain"
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():  # nor in a CUDA graph
+        return model.last_choice
     images, work = _work(model, x)
     if work < SMALL_WORK:
         return "plain"
@@ -61,10 +63,16 @@ def measure(model: ConvMixer, x: Tensor) -> dict[str, float]:
         result: Tensor = trial(images)
         if gradients and result.requires_grad:
             result.float().square().mean().backward()
+        if x.is_cuda:
+            torch.cuda.synchronize(x.device)
 
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.set_grad_enabled(gradients):
+    with (
+        torch.random.fork_rng(devices=[x.device] if x.is_cuda else []),
+        torch.inference_mode(False),
+        torch.set_grad_enabled(gradients),
+    ):
         trial = copy.deepcopy(small)
-        images = torch.rand(x.shape, dtype=x.dtype)
+        images = torch.rand(x.shape, dtype=x.dtype, device=x.device)
         return measurements.interleaved(
             {"plain": lambda: run("plain"), "fast": lambda: run("fast")}, rounds=3, seconds=_PROBE_SECONDS
         )
@@ -75,7 +83,7 @@ def _work(model: ConvMixer, x: Tensor) -> tuple[int, float]:
     weights = sum(p.numel() for p in model.blocks[0].parameters() if p.dim() == 4)
     positions = (x.shape[2] // model.patch_size) * (x.shape[3] // model.patch_size)
     work = weights * positions
-    images = max(1, int(_PROBE_WORK / work))
+    images = max(1, int(_PROBE_WORK[x.device.type] / work))
     if x.shape[0] > images:
         images = 1 << (images.bit_length() - 1)
     return min(images, x.shape[0]), float(work) * x.shape[0] * len(model.blocks)
@@ -86,4 +94,5 @@ def _key(model: ConvMixer, x: Tensor, images: int) -> str:
     mode = "train" if torch.is_grad_enabled() else "infer"
     mode += "-batchstat" if model.training else ""
     size = "x".join(map(str, (images, *x.shape[1:])))
-    return f"{mode} {engine.storage_dtype(model, x)} {size} p{model.patch_size} {block} t{torch.get_num_threads()}"
+    where = torch.cuda.get_device_name(x.device) if x.is_cuda else f"t{torch.get_num_threads()}"
+    return f"{mode} {engine.storage_dtype(model, x)} {size} p{model.patch_size} {block} {where}"

@@ -9,6 +9,7 @@ Layout: activations are (h, N·H'·W'), see :mod:`convmixer.kernels`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-STORAGE_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+STORAGE_DTYPES = {
+    "cpu": (torch.float32, torch.bfloat16, torch.float64),
+    "cuda": (torch.float32, torch.bfloat16, torch.float16, torch.float64),
+}
+"""What activations may be kept in, by kind of device."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ def can_run(model: ConvMixer, x: Tensor) -> bool:
     if stem is None or not stem.is_patches or x.dim() != 4 or min(x.shape) == 0 or x.shape[1] != stem.conv.in_channels:
         return False
     side = stem.conv.kernel_size[0]
-    if x.shape[2] < side or x.shape[3] < side or storage_dtype(model, x) not in STORAGE_DTYPES:
+    if x.shape[2] < side or x.shape[3] < side or storage_dtype(model, x) not in STORAGE_DTYPES.get(x.device.type, ()):
         return False
     if x.device != stem.conv.weight.device or (
         x.dtype != stem.conv.weight.dtype and not torch.is_autocast_enabled(x.device.type)
@@ -123,7 +128,9 @@ def features(model: ConvMixer, x: Tensor, constants: Constants | None = None) ->
         value: Pending | Tensor = run.pointwise(stem, layout.patches(x.to(dtype), side))
         for block in model.blocks:
             value = run.block(value, block)
-        return run.finished(value), shape
+        result = run.finished(value)
+        update_running_statistics(run.seen, shape[0] * shape[1] * shape[2])
+        return result, shape
 
 
 def pools_by_mean(pooling: nn.Module) -> bool:
@@ -209,6 +216,7 @@ class _Run:
     def __init__(self, shape: tuple[int, int, int], constants: Constants) -> None:
         self.shape = shape
         self.constants = constants
+        self.seen: list[tuple[nn.BatchNorm2d, Tensor]] = []  # statistics (2, C) of this batch, by normalisation
         self.call_mix: Callable[..., Any] = ops.run_mix if constants.keep else ops.mix
         self.call_normalize: Callable[..., Any] = ops.run_normalize if constants.keep else ops.normalize
 
@@ -260,7 +268,7 @@ class _Run:
             u, bias, gamma, beta, own, residual, scale, self.shape, unit.activation, unit.norm.eps
         )
         if own is None:
-            update_running_statistics(unit.norm, used, u.shape[1])
+            self.seen.append((unit.norm, used))
         return cast(Tensor, y)
 
     def mix(self, state: Pending, unit: Unit, scale: Tensor | None, add_input: bool) -> Tensor:
@@ -281,8 +289,7 @@ class _Run:
             torch.is_grad_enabled(),
         )
         if given is None:
-            for norm, statistics in zip(norms, used.split(2), strict=True):
-                update_running_statistics(norm, statistics, u.shape[1])
+            self.seen += zip(norms, used.split(2), strict=True)
         return cast(Tensor, y)
 
     def image_scale(self, state: Pending | Tensor, residual: Residual) -> Tensor | None:
@@ -309,24 +316,33 @@ def same_mode(first: Unit, second: Unit) -> bool:
     return first.activation == second.activation and len(modes) == 1
 
 
-def update_running_statistics(norm: nn.BatchNorm2d, statistics: Tensor, count: int) -> None:
+def update_running_statistics(seen: Sequence[tuple[nn.BatchNorm2d, Tensor]], count: int) -> None:
     """What ``nn.BatchNorm2d`` does in training: the unbiased variance, its momentum or a cumulative average.
 
+    All at once, since on a GPU each operation on a few hundred numbers costs as much as one on thousands.
+
     Args:
-        norm: changed if it tracks statistics.
-        statistics: (2, C), mean and biased variance of the batch.
+        seen: normalisations, changed if they track statistics, and (2, C) mean and biased variance of the batch.
         count: values in each channel.
     """
-    if not norm.training or norm.running_mean is None or norm.running_var is None:
-        return
+    groups: dict[tuple[int, float], list[tuple[Tensor, Tensor]]] = {}
+    passes: Counter[nn.BatchNorm2d] = Counter()  # a normalisation may be used twice, one update after the other
     with torch.no_grad():
-        factor = norm.momentum or 0.0
-        if norm.num_batches_tracked is not None:
-            norm.num_batches_tracked.add_(1)
-            factor = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else factor
-        for running, now in ((norm.running_mean, statistics[0]), (norm.running_var, statistics[1])):
-            now = now * (count / (count - 1)) if running is norm.running_var else now
-            running.copy_(running * (1.0 - factor) + now * factor)
+        for norm, now in seen:
+            if not norm.training or norm.running_mean is None or norm.running_var is None:
+                continue
+            factor = norm.momentum or 0.0
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.add_(1)
+                factor = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else factor
+            pairs = groups.setdefault((passes[norm], factor), [])
+            pairs += zip((norm.running_mean, norm.running_var), now, strict=True)
+            passes[norm] += 1
+        for (_, factor), pairs in groups.items():
+            running, values = ([pair[side] for pair in pairs] for side in (0, 1))
+            torch._foreach_mul_(running, 1.0 - factor)
+            torch._foreach_add_(running[::2], values[::2], alpha=factor)
+            torch._foreach_add_(running[1::2], values[1::2], alpha=factor * count / (count - 1))
 
 
 def _parameter(parameter: Tensor, u: Tensor) -> Tensor:
