@@ -18,8 +18,8 @@ from convmixer.data.augment import Augment
 from convmixer.data.batches import Normalize, TrainBatches
 from convmixer.errors import InputError
 from convmixer.models import build_model
-from convmixer.training import RunDir, evaluate_run, train
-from convmixer.training.loop import TrainingLoop
+from convmixer.training import EpochRecord, RunDir, evaluate_run, read_test_set, train
+from convmixer.training.loop import PrunedError, TrainingLoop
 from convmixer.training.schedule import learning_rate
 from tests.training.conftest import tiny_config
 
@@ -264,3 +264,37 @@ def test_json_files_are_strict(tmp_path: Path, digits: Dataset) -> None:
     for path in (tmp_path / "run").glob("*.json*"):
         for text in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
             json.loads(text, parse_constant=refuse)
+
+
+def test_without_the_test_set_it_can_be_read_later(tmp_path: Path, digits: Dataset) -> None:
+    """A search chooses without it; what the winner then gets is what it would have got at once."""
+    whole = train(tiny_config(), tmp_path / "whole", dataset=digits)
+    chosen = train(tiny_config(), tmp_path / "chosen", dataset=digits, test=False)
+    assert (chosen.test_accuracy, chosen.test_loss) == (None, None)
+    assert not list((tmp_path / "chosen").glob("*test*"))
+    timings = {"epoch_seconds": None, "images_per_second": None}
+    read = read_test_set(tmp_path / "chosen", dataset=digits)
+    assert dataclasses.replace(read, **timings) == dataclasses.replace(whole, **timings)
+    assert RunDir(tmp_path / "chosen").summary() == read
+    (tmp_path / "chosen" / "model.safetensors").unlink()  # nothing is evaluated a second time
+    assert read_test_set(tmp_path / "chosen", dataset=digits) == read
+
+
+def test_a_report_ends_a_run(tmp_path: Path, digits: Dataset) -> None:
+    seen: list[EpochRecord] = []
+
+    def report(record: EpochRecord) -> None:
+        seen.append(record)
+        if record.epoch == 2:
+            raise PrunedError("enough")
+
+    summary = train(tiny_config(epochs=4), tmp_path / "run", dataset=digits, report=report)
+    assert (summary.status, summary.message) == ("pruned", "enough")
+    assert summary.test_accuracy is None
+    assert seen == RunDir(tmp_path / "run").metrics()
+    with pytest.raises(InputError, match="the run is pruned"):
+        read_test_set(tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()  # as if killed between the epoch and the decision: it comes again
+    seen.clear()
+    assert train(tiny_config(epochs=4), tmp_path / "run", dataset=digits, resume=True, report=report) == summary
+    assert len(seen) == 2

@@ -12,7 +12,7 @@ from convmixer.training.run_dir import (
     newest_path,
     unused_path,
 )
-from convmixer.training.train import train
+from convmixer.training.train import read_test_set, train
 
 __all__ = [
     "EpochRecord",
@@ -29,6 +29,7 @@ __all__ = [
     "evaluate_run",
     "newest_path",
     "predict_images",
+    "read_test_set",
     "train",
     "unused_path",
     "write_evaluation",

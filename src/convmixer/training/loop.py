@@ -33,6 +33,10 @@ class DivergedError(Exception):
     """The loss, or a weight, is no longer a finite number."""
 
 
+class PrunedError(Exception):
+    """Whoever watches the run has seen enough of it."""
+
+
 class TrainingLoop:
     """Everything that a checkpoint holds, and the loop that changes it.
 
@@ -87,16 +91,26 @@ class TrainingLoop:
             f"{self.config.model} ({parameters:,} parameters) on {info.name} ({sizes}), {where}, into {self.run.path}"
         )
 
-    def run_epochs(self, check: Callable[[], None], display: TrainingDisplay, *, events: bool = True) -> None:
+    def run_epochs(
+        self,
+        check: Callable[[], None],
+        display: TrainingDisplay,
+        *,
+        events: bool = True,
+        report: Callable[[EpochRecord], None] = lambda record: None,
+    ) -> None:
         """Trains the epochs that are left, and writes TensorBoard ``events`` of them where these are wanted.
 
-        ``check`` is called between steps and may raise to stop.
+        ``check`` is called between steps and may raise to stop. ``report`` is called with every finished epoch, those
+        before a resumption included, and may raise PrunedError.
 
         Raises:
             DivergedError: a loss or a weight is not finite; the last checkpoint is from before.
         """
         folder = self.run.path / "tensorboard"
         with TensorBoard(folder, first_epoch=self.epoch + 1) if events else nullcontext() as tensorboard:
+            for record in self.records:
+                report(record)
             while self.epoch < self.config.train.epochs:
                 self._train_epoch(check, display)
                 record = self._record(check)
@@ -108,6 +122,7 @@ class TrainingLoop:
                 if tensorboard:
                     tensorboard.log(record)
                 display.epoch(record)
+                report(record)
 
     def _train_epoch(self, check: Callable[[], None], display: TrainingDisplay) -> None:
         self.model.train()

@@ -7,15 +7,16 @@ locked by the process that trains it; the lock ends with that process.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from convmixer.config import DataConfig, Protocol, RunConfig
 from convmixer.data import Dataset, load_dataset
 from convmixer.errors import InputError, Interrupted
-from convmixer.training.run_dir import RunBusyError, RunDir, Summary
+from convmixer.training.run_dir import EpochRecord, RunBusyError, RunDir, Summary
 from convmixer.training.train import train
 
 _POLL_SECONDS = 0.2
@@ -48,7 +49,14 @@ class RunPool:
         return self._datasets[key]
 
     def run(
-        self, config: RunConfig, *, dataset: Dataset | None = None, console: Console | None = None, wait: bool = True
+        self,
+        config: RunConfig,
+        *,
+        dataset: Dataset | None = None,
+        console: Console | None = None,
+        wait: bool = True,
+        test: bool = True,
+        report: Callable[[EpochRecord], None] = lambda record: None,
     ) -> Summary:
         """The summary of the run with ``config``: read if the run has ended, trained or resumed otherwise.
 
@@ -59,6 +67,8 @@ class RunPool:
             dataset: its data, where the caller has them; the pool's own otherwise.
             console: where the run's progress is shown; nowhere by default.
             wait: where another process is at this run, wait for what comes of it.
+            test: read the test set at the end of a run that is trained; one that is only read stays as it is.
+            report: as :func:`convmixer.training.train`.
 
         Raises:
             RunBusyError: another process is at it, and ``wait`` is not set.
@@ -70,14 +80,20 @@ class RunPool:
             if ended := self.summary(config):
                 return ended
             try:
-                return self._train(config, dataset or self.dataset(config, console), console)
+                images = dataset or self.dataset(config, console)
+                return self._train(config, dataset=images, console=console, test=test, report=report)
             except RunBusyError:
                 if not wait:
                     raise
             time.sleep(_POLL_SECONDS)
 
     def run_all(
-        self, configs: Iterable[RunConfig], *, dataset: Dataset | None = None, console: Console | None = None
+        self,
+        configs: Iterable[RunConfig],
+        *,
+        dataset: Dataset | None = None,
+        console: Console | None = None,
+        test: bool = True,
     ) -> Iterator[tuple[RunConfig, Summary | RunCrashedError]]:
         """Runs ``configs``; yields each, once, as soon as it has ended, with its summary or with what made it crash.
 
@@ -93,7 +109,7 @@ class RunPool:
             busy = []
             for config in left:
                 try:
-                    yield config, self.run(config, dataset=dataset, console=console, wait=False)
+                    yield config, self.run(config, dataset=dataset, console=console, wait=False, test=test)
                 except RunBusyError:
                     busy.append(config)
                 except RunCrashedError as error:
@@ -102,10 +118,10 @@ class RunPool:
                 time.sleep(_POLL_SECONDS)
             left = busy
 
-    def _train(self, config: RunConfig, dataset: Dataset, console: Console | None) -> Summary:
+    def _train(self, config: RunConfig, **options: Any) -> Summary:
         path = self.path(config)
         try:
-            return train(config, path, resume=True, dataset=dataset, console=console, light=True)
+            return train(config, path, resume=True, light=True, **options)
         except (InputError, Interrupted):
             raise
         except Exception as error:

@@ -34,7 +34,7 @@ try:
 except ImportError:  # not a POSIX system: two processes are not kept apart
     fcntl = None  # type: ignore[assignment]
 
-Status = Literal["new", "running", "interrupted", "crashed", "finished", "diverged"]
+Status = Literal["new", "running", "interrupted", "crashed", "finished", "diverged", "pruned"]
 _ERROR = "error.txt"
 
 
@@ -73,7 +73,7 @@ class EpochRecord:
 class Summary:
     """``summary.json``: final figures. Accuracies are fractions in [0, 1]; what does not exist is None."""
 
-    status: Literal["finished", "diverged"]
+    status: Literal["finished", "diverged", "pruned"]
     message: str
     model: str
     dataset: str

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from rich.console import Console
 from safetensors.torch import save
 
-from convmixer.config import RunConfig
+from convmixer.config import Engine, RunConfig
 from convmixer.data import Dataset, load_dataset
 from convmixer.errors import InputError, Interrupted
 from convmixer.files import write_atomic
@@ -18,8 +19,8 @@ from convmixer.models import count_parameters
 from convmixer.training.checkpoint import DamagedCheckpointError, load_checkpoint
 from convmixer.training.display import TrainingDisplay
 from convmixer.training.evaluate import evaluate_run, write_evaluation
-from convmixer.training.loop import DivergedError, TrainingLoop
-from convmixer.training.run_dir import RunDir, Summary
+from convmixer.training.loop import DivergedError, PrunedError, TrainingLoop
+from convmixer.training.run_dir import EpochRecord, RunDir, Summary
 from convmixer.training.runtime import (
     Interruption,
     choose_device,
@@ -39,6 +40,8 @@ def train(
     dataset: Dataset | None = None,
     console: Console | None = None,
     light: bool = False,
+    test: bool = True,
+    report: Callable[[EpochRecord], None] = lambda record: None,
 ) -> Summary:
     """Trains a model and leaves a run directory.
 
@@ -51,9 +54,11 @@ def train(
         dataset: the data that ``config.data`` names, where the caller has them; loaded otherwise.
         console: where progress is shown; nowhere by default.
         light: leave out pictures and TensorBoard events, which take longer than a tiny run; all figures are written.
+        test: read the test set at the end; without it :func:`read_test_set` can do so later.
+        report: is called with every finished epoch, those before a resumption included, and may raise PrunedError.
 
     Returns:
-        The summary; its status is "diverged" if the loss did not stay finite.
+        The summary; its status is "diverged" if the loss did not stay finite, "pruned" if ``report`` ended the run.
 
     Raises:
         InputError: impossible configuration for these data, or a directory that cannot be used.
@@ -79,13 +84,39 @@ def train(
         with Interruption.watched() as interruption:
             try:
                 with TrainingDisplay(console, config.train.epochs, len(loop.batches)) as display:
-                    loop.run_epochs(interruption.check, display, events=not light)
-                return _finish(loop, interruption.check, pictures=not light)
+                    loop.run_epochs(interruption.check, display, events=not light, report=report)
+                return _finish(loop, interruption.check, pictures=not light, test=test)
             except Interrupted:
                 loop.save()
                 raise
             except DivergedError as error:
                 return _summarize(loop, "diverged", message=str(error))
+            except PrunedError as error:
+                return _summarize(loop, "pruned", message=str(error))
+
+
+def read_test_set(path: str | Path, *, dataset: Dataset | None = None) -> Summary:
+    """The summary of a finished run with the figures of the test set, which is read now if it was not yet.
+
+    Args:
+        path: the run directory.
+        dataset: the run's data, where the caller has them; loaded otherwise.
+
+    Raises:
+        InputError: not a finished run, or data that are not the run's.
+    """
+    run = RunDir.existing(path)
+    summary = run.summary()
+    if summary is None or summary.status != "finished":
+        raise InputError(
+            f"{path}: the run is {run.status()}, and only the test figures of a finished one mean anything."
+        )
+    if summary.test_accuracy is None:
+        engine = cast(Engine, summary.engine)
+        accuracy, loss = _read_test(run, dataset, engine, lambda: None, pictures=False)
+        summary = replace(summary, test_accuracy=accuracy, test_loss=loss)
+        run.write_json("summary.json", summary.to_dict())
+    return summary
 
 
 def _restore(loop: TrainingLoop, console: Console) -> None:
@@ -106,23 +137,34 @@ def _restore(loop: TrainingLoop, console: Console) -> None:
     console.print(f"{path}: continuing in epoch {loop.epoch + 1}, after step {loop.step}.", highlight=False)
 
 
-def _finish(loop: TrainingLoop, check: Callable[[], None], *, pictures: bool) -> Summary:
+def _finish(loop: TrainingLoop, check: Callable[[], None], *, pictures: bool, test: bool) -> Summary:
     """Writes the selected weights, reads the test set, draws the pictures; the summary comes last."""
-    run, settings = loop.run, loop.config.train
+    run = loop.run
     weights = {name: tensor.contiguous() for name, tensor in loop.best.items()}
     write_atomic(run.path / "model.safetensors", save(weights, metadata={"format": "pt"}))
+    accuracy = loss = None
+    if test:
+        accuracy, loss = _read_test(run, loop.dataset, loop.engine, check, pictures=pictures)
+    if pictures:
+        _draw_learning_curve(loop)
+    return _summarize(loop, "finished", test_accuracy=accuracy, test_loss=loss)
+
+
+def _read_test(
+    run: RunDir, dataset: Dataset | None, engine: Engine, check: Callable[[], None], *, pictures: bool
+) -> tuple[float, float]:
+    """Evaluates on the test set and keeps the evaluation; returns accuracy and loss."""
+    settings = run.config().train
     evaluation = evaluate_run(
         run.path,
-        dataset=loop.dataset,
+        dataset=dataset,
         device=settings.device,
         precision=settings.precision,
-        engine=loop.engine,
+        engine=engine,
         check=check,
     )
     write_evaluation(evaluation, pictures=pictures)
-    if pictures:
-        _draw_learning_curve(loop)
-    return _summarize(loop, "finished", test_accuracy=evaluation.figures.accuracy, test_loss=evaluation.figures.loss)
+    return evaluation.figures.accuracy, evaluation.figures.loss
 
 
 def _draw_learning_curve(loop: TrainingLoop) -> None:
@@ -135,7 +177,7 @@ def _draw_learning_curve(loop: TrainingLoop) -> None:
 
 def _summarize(
     loop: TrainingLoop,
-    status: Literal["finished", "diverged"],
+    status: Literal["finished", "diverged", "pruned"],
     *,
     message: str = "",
     test_accuracy: float | None = None,
