@@ -225,7 +225,7 @@ class Bench:
         from convmixer.bench.compare import bench, explain, format_table, write_json
 
         if self.explain:
-            table = Table("what", "model", "operation", "runs as", "calls")
+            table = Table("what", "model", "setting", "operation", "runs as", "calls")
             for row in explain(self.config):
                 table.add_row(*map(str, row))
             Console().print(table)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from convmixer.bench import roofline, timing
 from convmixer.bench.compare import bench, explain, format_table, write_json
-from convmixer.bench.settings import BenchConfig
-from convmixer.bench.worker import step_of
+from convmixer.bench.competitors import interleave
+from convmixer.bench.settings import REFERENCE, REFERENCE_FP16, SETTINGS, BenchConfig
+from convmixer.bench.step import Job, build, step_of
+from convmixer.config import ModelConfig
 from convmixer.errors import InputError
+
+TINY = ModelConfig(dim=8, depth=2, kernel_size=3, patch_size=2)
+CUDA = [name for name, setting in SETTINGS.items() if "cuda" in setting.devices]
+
+
+def job(what: str = "train", setting: str = "plain", device: str = "cpu", image_size: int = 8) -> Job:
+    return Job(what, "tiny", TINY, 10, 4, image_size, setting, device, 1)
 
 
 def test_records_of_a_small_run(tmp_path: Path) -> None:
@@ -20,29 +32,54 @@ def test_records_of_a_small_run(tmp_path: Path) -> None:
         batch_sizes=(2,),
         image_size=8,
         settings=("fast+bf16", "timm"),
+        device="cpu",
         rounds=2,
         threads=1,
     )
     messages: list[str] = []
     records = bench(config, messages.append)
-    assert messages == ["infer convmixer, batch 2"]
+    assert messages[0] == "infer convmixer, batch 2"
     by_setting = {record.setting: record for record in records}
     assert {"plain", "fast+bf16"} <= set(by_setting)
     assert by_setting["plain"].ratio_to_plain == 1.0
+    assert by_setting["plain"].ratio_to_plain_fp16 is None
     assert by_setting["plain"].peak_bytes > 0
     assert all(r.slowest <= r.images_per_second <= r.fastest for r in records)
+    assert all(r.gemm_flops_per_second > r.flops_per_second > 0 and r.bytes_per_second > 0 for r in records)
     write_json(records, tmp_path / "records.json")
     wanted = "what model kernel_size batch_size engine setting images_per_second ratio_to_plain peak_bytes"
     assert set(wanted.split()) <= set(json.loads((tmp_path / "records.json").read_text())[0])
     assert "fast+bf16" in format_table(records)
+    with_fp16 = [dataclasses.replace(record, ratio_to_plain_fp16=0.5) for record in records]
+    assert "÷ plain+fp16" in format_table(with_fp16)
+
+
+def test_what_does_not_work_is_left_out_and_named() -> None:
+    messages: list[str] = []
+    (results,) = interleave([[job(), job(image_size=1)]], 2, 60.0, messages.append)
+    assert [len(rounds) for rounds in results] == [2, 0]
+    assert len(messages) == 2
+    assert messages[1].startswith("left out plain: RuntimeError")
+
+
+def test_a_competitor_has_limited_time() -> None:
+    messages: list[str] = []
+    assert interleave([[job()]], 1, 0.01, messages.append) == [[[]]]
+    assert "more than 0.01 s" in messages[-1]
+
+
+def test_without_the_reference_there_is_no_record() -> None:
+    with pytest.raises(InputError, match="smaller sizes"):
+        bench(BenchConfig(models=("convmixer",), what=("infer",), image_size=1, settings=("fast",), device="cpu"))
 
 
 @pytest.mark.parametrize("what", ["train", "infer"])
 def test_explain_names_the_operations(what: str) -> None:
-    rows = explain(BenchConfig(models=("convmixer_bn",), what=(what,), image_size=8))
-    operations = {operation for _, _, operation, _, _ in rows}
+    rows = explain(BenchConfig(models=("convmixer_bn",), what=(what,), image_size=8, device="cpu"))
+    operations = {operation for _, _, _, operation, _, _ in rows}
     assert {"mix", "normalize"} <= operations
     assert ("mix_backward" in operations) == (what == "train")
+    assert {setting for _, _, setting, *_ in rows} == {"fast", "fast+bf16"}
 
 
 def test_unknown_names_are_refused() -> None:
@@ -52,4 +89,63 @@ def test_unknown_names_are_refused() -> None:
         BenchConfig(models=("convmixr",))
     with pytest.raises(InputError, match="at least 1"):
         BenchConfig(rounds=0)
-    assert step_of.__doc__
+    with pytest.raises(InputError, match="above 0"):
+        BenchConfig(time_limit=0)
+
+
+def test_each_device_has_its_settings() -> None:
+    assert next(iter(BenchConfig().chosen("cuda"))) == REFERENCE
+    assert REFERENCE_FP16 in BenchConfig().chosen("cuda")
+    assert list(BenchConfig(settings=("fast",)).chosen("cpu")) == [REFERENCE, "fast"]
+    with pytest.raises(InputError, match="not measured on cpu"):
+        BenchConfig(settings=("fast+graph+bf16",)).chosen("cpu")
+
+
+@pytest.mark.parametrize("setting", ["plain", "plain+fp16", "channels_last+bf16", "fast+bf16", "auto"])
+def test_a_step_trains(setting: str) -> None:
+    """Whatever the precision, weights change and stay finite."""
+    wanted = job(setting=setting)
+    model = build(wanted)
+    step = step_of(wanted, model)
+    before = next(model.parameters()).detach().clone()
+    step()
+    assert not torch.equal(before, next(model.parameters()))
+    assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+
+
+def test_operations_and_bytes_of_a_small_network() -> None:
+    """Counted by hand: 4 images of 8 × 8, 16 positions, 8 channels."""
+    macs = 16 * 8 * 12 + 2 * 16 * (8 * 9 + 8 * 8) + 8 * 10
+    assert roofline.flops(job("infer")) == 2 * 4 * macs
+    assert roofline.flops(job("train")) == 6 * 4 * macs
+    stem, inner, head = (3 * 64, 16 * 8), (16 * 8, 16 * 8), (8, 10)
+    layers = [stem, *[inner] * 4, head]
+    parameters = 8 * 12 + 8 + 16 + 2 * (8 * 9 + 8 + 16 + 8 * 8 + 8 + 16) + 8 * 10 + 10
+    forward = sum(map(sum, layers))
+    assert roofline.least_bytes(job("infer", "bf16")) == 2 * 4 * forward + 4 * parameters
+    backward = sum(2 * read + written for read, written in layers) - stem[0]
+    assert roofline.least_bytes(job("train")) == 4 * 4 * (forward + backward) + 40 * parameters
+
+
+@pytest.mark.gpu
+def test_a_captured_step_trains_as_the_step_does() -> None:
+    weights = []
+    for graph in (False, True):
+        wanted = job(setting="plain+graph+bf16", device="cuda")
+        model = build(wanted)
+        step = step_of(wanted, model)
+        run = timing.captured(step) if graph else step
+        for _ in range(2 if graph else 5):  # capturing has run it three times before
+            run()
+        weights.append([parameter.detach().cpu() for parameter in model.parameters()])
+    torch.testing.assert_close(*weights, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["train", "infer"])
+def test_every_setting_runs_on_a_gpu(what: str) -> None:
+    messages: list[str] = []
+    (results,) = interleave([[job(what, name, "cuda") for name in CUDA]], 2, 240.0, messages.append)
+    missing = {name for name, rounds in zip(CUDA, results, strict=True) if not rounds}
+    assert all("timm" in name for name in missing), messages

@@ -5,22 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import torch
 
-from convmixer.bench.settings import REFERENCE, SETTINGS, BenchConfig
-from convmixer.bench.worker import Job, step_of, to_json
+from convmixer.bench import roofline, timing
+from convmixer.bench.competitors import Measurement, interleave
+from convmixer.bench.settings import REFERENCE, REFERENCE_FP16, BenchConfig, Kind, Storage
+from convmixer.bench.step import Job, step_of
+from convmixer.errors import InputError
+from convmixer.files import write_atomic
 from convmixer.kernels import dispatch
-from convmixer.models import count_multiply_adds
-from convmixer.presets import model_preset
+from convmixer.training.runtime import choose_device, device_name
+
+_PROCESSES = 40  # at the same time, on a GPU
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,67 @@ class Record:
     ratio_to_plain: float
     """Median of the ratios of each round."""
     peak_bytes: int
-    """Rise of the process's memory from before the model was built to its peak; what importing takes is not in it."""
+    """On a CPU, rise of the process's memory from before the model was built to its peak; what importing takes is not
+    in it. On a GPU, the most that tensors took."""
+    ratio_to_plain_fp16: float | None
+    """As ratio_to_plain, to what the authors' script does on a GPU; None where that was not measured."""
     slowest: float
     fastest: float
     """Images per second in the slowest and in the fastest round."""
+    precision: str
+    dim: int
+    depth: int
+    image_size: int
+    device: str
+    """cpu or cuda."""
+    device_name: str
+    threads: int
+    """Of the CPU."""
+    torch: str
+    """Version."""
     flops_per_second: float
     """2 · multiply-adds of convolutions and linear layers, three times that for training, by the median time."""
+    flops_per_byte: float
+    """The same operations by the least memory traffic they need, see :mod:`convmixer.bench.roofline`."""
     gemm_flops_per_second: float
     """What one large matrix product reaches on this machine in the setting's precision."""
+    bytes_per_second: float
+    """What copying a large tensor reaches on this machine, read and written."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The device, and what it can do."""
+
+    kind: Kind
+    name: str
+    threads: int
+    gemm_flops_per_second: dict[Storage, float]
+    """By precision."""
+    bytes_per_second: float
+
+    @classmethod
+    def measured(cls, config: BenchConfig) -> Machine:
+        """The device that ``config`` asks for, in the precisions of its settings."""
+        kind = chosen_kind(config)
+        device, threads, before = torch.device(kind), config.threads or torch.get_num_threads(), torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            precisions = {setting.precision for setting in config.chosen(kind).values()}
+            gemm = {precision: timing.gemm_flops_per_second(precision, device) for precision in sorted(precisions)}
+            copied = timing.copy_bytes_per_second(device)
+        finally:
+            torch.set_num_threads(before)
+            timing.Memory(device).restart()
+        return cls(kind, device_name(device), threads, gemm, copied)
+
+
+def chosen_kind(config: BenchConfig) -> Kind:
+    """The device to measure on. Raises InputError if it is not there."""
+    if config.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    choose_device(config.device)
+    return config.device
 
 
 def bench(config: BenchConfig, progress: Callable[[str], object] = lambda _: None) -> list[Record]:
@@ -53,139 +106,95 @@ def bench(config: BenchConfig, progress: Callable[[str], object] = lambda _: Non
 
     Args:
         config: what to measure.
-        progress: is told what is measured next.
+        progress: is told what is measured next, and what is left out and why.
+
+    Raises:
+        InputError: no such device, settings that do not exist there, or sizes at which plain does not run.
     """
-    threads = config.threads or torch.get_num_threads()
-    peaks = {bf16: gemm_flops_per_second(bf16, threads) for bf16 in (False, True)}
+    machine = Machine.measured(config)
+    names = list(config.chosen(machine.kind))
+    groups = [
+        [Job.of_preset(what, model, size, config.image_size, name, machine.kind, machine.threads) for name in names]
+        for what in config.what
+        for model in config.models
+        for size in config.batch_sizes
+    ]
+    at_once = max(1, _PROCESSES // len(names)) if machine.kind == "cuda" else 1
     records: list[Record] = []
-    for model in config.models:
-        for what in config.what:
-            for batch_size in config.batch_sizes:
-                progress(f"{what} {model}, batch {batch_size}")
-                names = list(dict.fromkeys([REFERENCE, *config.settings]))
-                jobs = [Job(what, model, batch_size, config.image_size, threads, SETTINGS[name]) for name in names]
-                measured = interleave(jobs, config.rounds)
-                records += _records(dict(zip(names, jobs, strict=True)), measured, peaks)
+    for start in range(0, len(groups), at_once):
+        some = groups[start : start + at_once]
+        measured = interleave(some, config.rounds, config.time_limit, progress)
+        for jobs, results in zip(some, measured, strict=True):
+            records += _records(jobs, results, machine)
     return records
 
 
-class _Worker:
-    """A competitor's process; ``skipped`` says why there is none."""
-
-    def __init__(self, job: Job) -> None:
-        command = [sys.executable, "-W", "ignore", "-m", "convmixer.bench.worker", to_json(job)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.skipped = ""
-
-    def wait_until_warm(self) -> None:
-        self.skipped = str(self._read().get("skip", ""))
-
-    def measure(self) -> tuple[float, int]:
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        answer = self._read()
-        return float(answer["seconds"]), int(answer["peak_bytes"])
-
-    def _read(self) -> dict[str, float]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"a benchmark process ended with status {self.process.wait()}; see its messages above")
-        content: dict[str, float] = json.loads(line)
-        return content
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self.process.kill()
-        self.process.communicate()  # closes its input, upon which it ends
-
-
-def interleave(jobs: Sequence[Job], rounds: int) -> list[list[tuple[float, int]]]:
-    """(seconds, peak bytes) of each job in each round; empty for a job that does not exist on this machine.
-
-    All processes live through all rounds, one runs at a time: what slows the machine down slows all of them.
-    """
-    from contextlib import ExitStack
-
-    with ExitStack() as stack:
-        workers = []
-        for job in jobs:
-            workers.append(stack.enter_context(_Worker(job)))
-            workers[-1].wait_until_warm()  # before the next one starts
-        results: list[list[tuple[float, int]]] = [[] for _ in jobs]
-        for _ in range(rounds):
-            for worker, result in zip(workers, results, strict=True):
-                if not worker.skipped:
-                    result.append(worker.measure())
-    return results
-
-
-def _records(
-    jobs: dict[str, Job], measured: Sequence[Sequence[tuple[float, int]]], peaks: dict[bool, float]
-) -> list[Record]:
-    plain = [seconds for seconds, _ in measured[list(jobs).index(REFERENCE)]]
+def _records(jobs: Sequence[Job], measured: Sequence[Sequence[Measurement]], machine: Machine) -> list[Record]:
+    times = {job.setting: [seconds for seconds, _ in rounds] for job, rounds in zip(jobs, measured, strict=True)}
+    if not times[REFERENCE]:
+        raise InputError(
+            f"bench: {REFERENCE}, which ratios refer to, does not run {jobs[0].model} here with batches of "
+            f"{jobs[0].batch_size} images of {jobs[0].image_size} pixels; see above, and choose smaller sizes."
+        )
     records = []
-    for (name, job), rounds in zip(jobs.items(), measured, strict=True):
+    for job, rounds in zip(jobs, measured, strict=True):
         if not rounds:
             continue
-        preset = model_preset(job.model)
-        seconds = [time for time, _ in rounds]
+        seconds, sizes = times[job.setting], job.architecture
         median = statistics.median(seconds)
-        work = 2.0 * job.batch_size * count_multiply_adds(preset.architecture, job.image_size, preset.n_classes)
+        work = roofline.flops(job)
         records.append(
             Record(
                 what=job.what,
                 model=job.model,
-                kernel_size=preset.architecture.kernel_size,
+                kernel_size=sizes.kernel_size,
                 batch_size=job.batch_size,
-                engine=job.setting.engine,
-                setting=name,
+                engine=job.how.engine,
+                setting=job.setting,
                 images_per_second=job.batch_size / median,
-                ratio_to_plain=statistics.median(p / s for p, s in zip(plain, seconds, strict=True)),
+                ratio_to_plain=_ratio(times[REFERENCE], seconds),
                 peak_bytes=max(peak for _, peak in rounds),
+                ratio_to_plain_fp16=_ratio(times[REFERENCE_FP16], seconds) if times.get(REFERENCE_FP16) else None,
                 slowest=job.batch_size / max(seconds),
                 fastest=job.batch_size / min(seconds),
-                flops_per_second=work * (3 if job.what == "train" else 1) / median,
-                gemm_flops_per_second=peaks[job.setting.bf16],
+                precision=job.how.precision,
+                dim=sizes.dim,
+                depth=sizes.depth,
+                image_size=job.image_size,
+                device=machine.kind,
+                device_name=machine.name,
+                threads=machine.threads,
+                torch=torch.__version__,
+                flops_per_second=work / median,
+                flops_per_byte=work / roofline.least_bytes(job),
+                gemm_flops_per_second=machine.gemm_flops_per_second[job.how.precision],
+                bytes_per_second=machine.bytes_per_second,
             )
         )
     return records
 
 
-def gemm_flops_per_second(bf16: bool, threads: int, size: int = 1536, rounds: int = 5) -> float:
-    """The best rate of a product of two square matrices."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        a, b = torch.randn(2, size, size).to(torch.bfloat16 if bf16 else torch.float32)
-        best = float("inf")
-        for _ in range(rounds):
-            begin = time.perf_counter()
-            a @ b
-            best = min(best, time.perf_counter() - begin)
-    finally:
-        torch.set_num_threads(before)
-    return 2.0 * size**3 / best
+def _ratio(reference: Sequence[float], seconds: Sequence[float]) -> float:
+    """Median of the rounds' speeds as multiples of the reference's."""
+    return statistics.median(r / s for r, s in zip(reference, seconds, strict=True))
 
 
-def explain(config: BenchConfig) -> list[tuple[str, str, str, str, int]]:
-    """How the fast engine runs: (what, model, operation, implementation, calls in one step), for each model.
+def explain(config: BenchConfig) -> list[tuple[str, str, str, str, str, int]]:
+    """How the fast engine runs: (what, model, setting, operation, implementation, calls in one step).
 
-    "native" is the compiled kernel, "reference" the same in PyTorch, "plain" a module that was not recognised.
+    "native" and "triton" are our kernels, "reference" the same in PyTorch, "plain" a module that was not recognised.
     """
-    rows: list[tuple[str, str, str, str, int]] = []
+    kind = chosen_kind(config)
+    chosen = config.chosen(kind)
+    fast = [name for name, how in chosen.items() if how.engine == "fast" and not how.graph] or ["fast"]
+    rows: list[tuple[str, str, str, str, str, int]] = []
     for model in config.models:
         for what in config.what:
-            job = Job(what, model, 2, config.image_size, torch.get_num_threads(), SETTINGS["fast"])
-            with dispatch.record() as ran:
-                step_of(job)()
-            rows += [(what, model, operation, how, count) for (operation, how), count in sorted(ran.items())]
+            for name in fast:
+                job = Job.of_preset(what, model, 2, config.image_size, name, kind, torch.get_num_threads())
+                with dispatch.record() as ran:
+                    step_of(job)()
+                rows += [(what, model, name, operation, how, count) for (operation, how), count in sorted(ran.items())]
     return rows
 
 
@@ -194,18 +203,22 @@ def format_table(records: Sequence[Record]) -> str:
     lines = []
     for key in dict.fromkeys((r.what, r.model, r.batch_size) for r in records):
         group = [r for r in records if (r.what, r.model, r.batch_size) == key]
-        lines.append(f"{key[0]} {key[1]}, batch {key[2]}")
-        lines.append(f"  {'setting':24} {'img/s':>8} {'(range)':>17} {'÷ plain':>8} {'GEMM peak':>9} {'memory':>9}")
+        fp16 = any(r.ratio_to_plain_fp16 is not None for r in group)
+        lines.append(f"{key[0]} {key[1]}, batch {key[2]}, {group[0].device_name}")
+        heads = ["setting", "img/s", "(range)", "÷ plain", *(["÷ plain+fp16"] if fp16 else []), "GEMM peak", "memory"]
+        rows = [heads]
         for r in sorted(group, key=lambda r: -r.images_per_second):
-            spread = f"({r.slowest:.1f}-{r.fastest:.1f})"
-            share = r.flops_per_second / r.gemm_flops_per_second
-            lines.append(
-                f"  {r.setting:24} {r.images_per_second:8.1f} {spread:>17} {r.ratio_to_plain:8.2f} {share:9.0%}"
-                f" {r.peak_bytes / 2**20:5.0f} MiB"
-            )
+            speed = [f"{r.images_per_second:.1f}", f"({r.slowest:.1f}-{r.fastest:.1f})", f"{r.ratio_to_plain:.2f}"]
+            to_fp16 = [f"{r.ratio_to_plain_fp16:.2f}"] if r.ratio_to_plain_fp16 is not None else []
+            share = f"{r.flops_per_second / r.gemm_flops_per_second:.0%}"
+            rows.append([r.setting, *speed, *to_fp16, share, f"{r.peak_bytes / 2**20:.0f} MiB"])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for name, *cells in rows:
+            right = (f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
+            lines.append("  ".join(["", f"{name:<{widths[0]}}", *right]))
     return "\n".join(lines)
 
 
 def write_json(records: Sequence[Record], path: Path) -> None:
     """A list of the records as objects."""
-    path.write_text(json.dumps([dataclasses.asdict(record) for record in records], indent=1) + "\n")
+    write_atomic(path, json.dumps([dataclasses.asdict(record) for record in records], indent=1) + "\n")

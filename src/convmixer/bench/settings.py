@@ -10,6 +10,8 @@ from convmixer.errors import InputError, nearest
 from convmixer.presets import model_preset
 
 What = Literal["train", "infer"]
+Storage = Literal["float32", "bfloat16", "float16"]
+Kind = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -17,29 +19,52 @@ class Setting:
     """One way to run a network; all of them compute the same, in the precision named."""
 
     engine: Engine = "plain"
+    precision: Storage = "float32"
+    """What autocast computes and stores in; training in float16 scales the loss."""
     channels_last: bool = False
     compile: bool = False
-    bf16: bool = False
-    tuned_allocator: bool = True
+    graph: bool = False
+    """The whole step is captured once as a CUDA graph and replayed."""
+    tuned: bool = True
+    """With what costs a script one line: memory is kept on a CPU, cuDNN searches for its algorithms on a GPU."""
     timm: bool = False
+    devices: tuple[Kind, ...] = ("cpu", "cuda")
+    """Where it is measured."""
 
 
 REFERENCE = "plain"
-"""The setting that ratios refer to: what the authors' script does."""
+"""The setting that ratios refer to: what the authors' script does on a CPU."""
+REFERENCE_FP16 = "plain+fp16"
+"""What the authors' script does on a GPU."""
+
+_CPU: tuple[Kind, ...] = ("cpu",)
+_CUDA: tuple[Kind, ...] = ("cuda",)
 
 SETTINGS: dict[str, Setting] = {
-    REFERENCE: Setting(tuned_allocator=False),
-    "plain+allocator": Setting(),
-    "channels_last": Setting(channels_last=True),
-    "compile": Setting(compile=True),
-    "channels_last+compile": Setting(channels_last=True, compile=True),
-    "bf16": Setting(bf16=True),
-    "channels_last+bf16": Setting(channels_last=True, bf16=True),
-    "timm": Setting(timm=True, tuned_allocator=False),
+    REFERENCE: Setting(tuned=False),
+    REFERENCE_FP16: Setting(precision="float16", tuned=False, devices=_CUDA),
+    "plain+allocator": Setting(devices=_CPU),
+    "channels_last": Setting(channels_last=True, devices=_CPU),
+    "compile": Setting(compile=True, devices=_CPU),
+    "channels_last+compile": Setting(channels_last=True, compile=True, devices=_CPU),
+    "bf16": Setting(precision="bfloat16"),
+    "channels_last+fp16": Setting(precision="float16", channels_last=True, devices=_CUDA),
+    "channels_last+bf16": Setting(precision="bfloat16", channels_last=True),
+    "compile+bf16": Setting(precision="bfloat16", compile=True, devices=_CUDA),
+    "channels_last+compile+bf16": Setting(precision="bfloat16", channels_last=True, compile=True, devices=_CUDA),
+    "plain+graph+bf16": Setting(precision="bfloat16", graph=True, devices=_CUDA),
+    "channels_last+graph+bf16": Setting(precision="bfloat16", channels_last=True, graph=True, devices=_CUDA),
+    "timm": Setting(timm=True, tuned=False, devices=_CPU),
+    "timm+bf16": Setting(precision="bfloat16", timm=True, devices=_CUDA),
+    "timm+compile+bf16": Setting(precision="bfloat16", timm=True, compile=True, devices=_CUDA),
+    "timm+channels_last+compile+bf16": Setting(
+        precision="bfloat16", timm=True, channels_last=True, compile=True, devices=_CUDA
+    ),
     "fast": Setting(engine="fast"),
-    "fast+bf16": Setting(engine="fast", bf16=True),
-    "auto": Setting(engine="auto"),
-    "auto+bf16": Setting(engine="auto", bf16=True),
+    "fast+bf16": Setting(engine="fast", precision="bfloat16"),
+    "fast+graph+bf16": Setting(engine="fast", precision="bfloat16", graph=True, devices=_CUDA),
+    "auto": Setting(engine="auto", devices=_CPU),
+    "auto+bf16": Setting(engine="auto", precision="bfloat16"),
 }
 
 
@@ -55,12 +80,16 @@ class BenchConfig:
     """Images in a batch."""
     image_size: int = 32
     """Side of the images in pixels."""
-    settings: tuple[str, ...] = tuple(SETTINGS)
-    """Competitors; plain, which ratios refer to, is always among them."""
+    settings: tuple[str, ...] = ()
+    """Competitors; by default all that there are for the device. Plain, which ratios refer to, is always among them."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to measure; auto takes a GPU if there is one."""
     rounds: int = 5
     """Measurements of each; every round runs all competitors in turn."""
     threads: int | None = None
     """Threads of each competitor; PyTorch's own number by default."""
+    time_limit: float = 240.0
+    """Seconds that a competitor may take to become ready, compiling included; then it is left out."""
 
     def __post_init__(self) -> None:
         for name in self.settings:
@@ -70,3 +99,18 @@ class BenchConfig:
             model_preset(name)
         if min(*self.batch_sizes, self.image_size, self.rounds, self.threads or 1) < 1:
             raise InputError("bench: batch sizes, image size, rounds and threads have to be at least 1.")
+        if self.time_limit <= 0:
+            raise InputError(f"--time-limit: {self.time_limit:g} is out of range; give seconds above 0.")
+
+    def chosen(self, kind: Kind) -> dict[str, Setting]:
+        """The settings to measure on this kind of device, the reference first.
+
+        Raises:
+            InputError: one that was asked for does not exist there.
+        """
+        there = {name: setting for name, setting in SETTINGS.items() if kind in setting.devices}
+        for name in self.settings:
+            if name not in there:
+                raise InputError(f"--settings: {name!r} is not measured on {kind}; {nearest(name, there)}")
+        names = dict.fromkeys([REFERENCE, *(self.settings or there)])
+        return {name: there[name] for name in names}

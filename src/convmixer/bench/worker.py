@@ -1,142 +1,83 @@
 """One competitor in a process of its own: ``python -m convmixer.bench.worker JOB``, JOB a :class:`Job` as JSON.
 
-It builds the network, runs it until it is warm, writes a line ``{"ready": true}`` and then, for every line it reads,
-runs one measurement and writes ``{"seconds": …, "peak_bytes": …}``. A setting that does not exist here is
-``{"skip": why}``.
+It answers each line that it reads with a line. To the first, ``{"ready": true}`` once the network is built and warm, or
+``{"skip": why}`` if the setting does not work here; to all others ``{"seconds": …, "peak_bytes": …}`` of a measurement.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
-from convmixer.bench.settings import Setting
-from convmixer.kernels.allocator import tune_allocator
-from convmixer.models import create_model
-from convmixer.presets import model_preset
+from convmixer.bench import timing
+from convmixer.bench.step import Job, step_of
 
-WARM_UP = 1
+_TRIES, _PAUSE = 10, 2.0  # seconds; other processes that warm up give their GPU memory back soon
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a worker measures."""
+class Competitor:
+    """A step that is built and warm."""
 
-    what: str
-    model: str
-    batch_size: int
-    image_size: int
-    threads: int
-    setting: Setting
+    def __init__(self, job: Job) -> None:
+        self.job, self.device = job, torch.device(job.device)
+        timing.prepare(job.threads, job.how.tuned, self.device)
+        self.memory = timing.Memory(self.device)
 
+    def become_ready(self) -> None:
+        """Builds the network, compiles and warms up. Raises whatever keeps it from running here."""
+        for attempt in range(_TRIES):
+            try:
+                self.step = step_of(self.job)
+                self.steps = timing.warm_up(self._runnable(), self.device)
+                break
+            except torch.OutOfMemoryError:
+                if attempt == _TRIES - 1:
+                    raise
+                time.sleep(_PAUSE)
+            finally:
+                self.memory.restart()
 
-def build(job: Job) -> torch.nn.Module:
-    """The network of a job. Raises ImportError where it needs a library that is not installed."""
-    torch.manual_seed(0)
-    model: torch.nn.Module
-    if job.setting.timm:
-        from timm.models.convmixer import ConvMixer
+    def measure(self) -> tuple[float, int]:
+        """Seconds of a step, and the peak of memory in bytes."""
+        try:
+            return self._measure(self._runnable())
+        finally:
+            self.memory.restart()
 
-        preset = model_preset(job.model)
-        sizes = preset.architecture
-        if sizes.variant != "base":
-            raise ImportError("timm has no such variant")
-        act = torch.nn.GELU if sizes.activation == "gelu" else torch.nn.ReLU
-        model = ConvMixer(
-            sizes.dim, sizes.depth, sizes.kernel_size, sizes.patch_size, num_classes=preset.n_classes, act_layer=act
-        )
-    else:
-        model = create_model(job.model, engine=job.setting.engine)
-    if job.setting.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model
+    def _runnable(self) -> Callable[[], object]:
+        """The step, or a graph of it. A graph is made for each measurement, as it keeps its memory while it lives."""
+        return timing.captured(self.step) if self.job.how.graph else self.step
 
-
-def step_of(job: Job) -> Callable[[], object]:
-    """A function that trains (forward, loss, backward, AdamW) or infers one batch."""
-    model = build(job)
-    x = torch.randn(job.batch_size, 3, job.image_size, job.image_size)
-    y = torch.randint(0, 10, (job.batch_size,))
-    x = x.to(memory_format=torch.channels_last) if job.setting.channels_last else x
-    if job.what == "infer" and job.setting.engine != "plain":
-        model.fuse()  # type: ignore[operator]
-    run = torch.compile(model) if job.setting.compile else model
-    precision = torch.autocast("cpu", torch.bfloat16, enabled=job.setting.bf16)
-
-    def infer() -> None:
-        with torch.inference_mode(), precision:
-            run(x)
-
-    if job.what == "infer":
-        model.eval()
-        return infer
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-
-    def train() -> None:
-        optimizer.zero_grad()
-        with precision:
-            loss = F.cross_entropy(run(x), y)
-        loss.backward()
-        optimizer.step()
-
-    return train
-
-
-def resident_bytes() -> int:
-    """Memory of this process now; 0 where the system does not say."""
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGESIZE") if statm.is_file() else 0
-
-
-def peak_bytes() -> int:
-    """Largest memory of this process so far; 0 where the system does not say."""
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    def _measure(self, step: Callable[[], object]) -> tuple[float, int]:
+        if self.device.type == "cuda":
+            timing.warm_up(step, self.device)  # memory was given back after the last measurement
+        return timing.seconds_of(step, self.steps, self.device), self.memory.peak_bytes()
 
 
 def main() -> None:
     """Serves measurements on standard input and output."""
-    fields = json.loads(sys.argv[1])
-    job = Job(**{**fields, "setting": Setting(**fields["setting"])})
-    torch.set_num_threads(job.threads)
-    torch.set_flush_denormal(True)
-    if job.setting.tuned_allocator:
-        tune_allocator()
-    before = resident_bytes()
-    try:
-        step = step_of(job)
-    except ImportError as error:
-        _answer({"skip": str(error)})
-        return
-    for _ in range(WARM_UP):
-        step()
-    _answer({"ready": True})
-    for _ in sys.stdin:
-        begin = time.perf_counter()
-        step()
-        _answer({"seconds": time.perf_counter() - begin, "peak_bytes": max(0, peak_bytes() - before)})
-
-
-def _answer(content: dict[str, object]) -> None:
-    sys.stdout.write(json.dumps(content) + "\n")
-    sys.stdout.flush()
-
-
-def to_json(job: Job) -> str:
-    """What :func:`main` reads from its command line."""
-    return json.dumps(dataclasses.asdict(job))
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1) as answers:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
+        competitor = Competitor(Job.from_json(sys.argv[1]))
+        sys.stdin.readline()
+        try:
+            competitor.become_ready()
+        except Exception as error:
+            if not isinstance(error, ImportError):
+                traceback.print_exc()
+            why = str(error).strip().partition("\n")[0]
+            answers.write(json.dumps({"skip": f"{type(error).__name__}: {why}"}) + "\n")
+            return
+        answers.write(json.dumps({"ready": True}) + "\n")
+        for _ in sys.stdin:
+            seconds, peak_bytes = competitor.measure()
+            answers.write(json.dumps({"seconds": seconds, "peak_bytes": peak_bytes}) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,126 @@
+"""Time and memory of a step, and what the machine itself can do: all that differs between a CPU and a GPU."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from convmixer.kernels.allocator import tune_allocator
+
+_MEASURE_SECONDS = 0.2  # a measurement repeats the step for this long, or
+_FEWEST, _MOST = {"cpu": 1, "cuda": 5}, 200  # at least and at most this often
+_WARM_UP = {"cpu": 1, "cuda": 3}
+_GEMM_SIZE = {"cpu": 1536, "cuda": 8192}
+_COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 30}  # far more than any cache holds
+
+
+def prepare(threads: int, tuned: bool, device: torch.device) -> None:
+    """Sets this process up; ``tuned`` as in :class:`convmixer.bench.settings.Setting`."""
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = tuned
+        torch.cuda.init()
+    elif tuned:
+        tune_allocator()
+
+
+def seconds_of(step: Callable[[], object], steps: int, device: torch.device) -> float:
+    """Mean time of a step in ``steps`` of them in a row; waits for the GPU before and after, not between."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        for _ in range(steps):
+            step()
+        end.record()
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1000 / steps  # given in milliseconds
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return (time.perf_counter() - start) / steps
+
+
+def warm_up(step: Callable[[], object], device: torch.device) -> int:
+    """Runs the step until it is warm; returns how many steps a measurement should have."""
+    for _ in range(_WARM_UP[device.type]):
+        seconds = seconds_of(step, 1, device)
+    return max(_FEWEST[device.type], min(_MOST, math.ceil(_MEASURE_SECONDS / seconds)))
+
+
+def captured(step: Callable[[], object]) -> Callable[[], object]:
+    """The step as a CUDA graph: captured once, after three runs on another stream, replayed by the result."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+class Memory:
+    """Rise of the memory in use from when this is made to its peak; 0 bytes where the system does not say.
+
+    On a CPU that of the process, since it was made; on a GPU that of its tensors, since the last :meth:`restart`.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._before = _resident_bytes()
+
+    def restart(self) -> None:
+        """Gives what a GPU's allocator keeps back to other processes and forgets the peak."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def peak_bytes(self) -> int:
+        """The largest rise so far."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated()
+        return max(0, _peak_bytes() - self._before)
+
+
+def _resident_bytes() -> int:
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGESIZE") if statm.is_file() else 0
+
+
+def _peak_bytes() -> int:
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def gemm_flops_per_second(precision: str, device: torch.device, rounds: int = 5) -> float:
+    """The best rate of a product of two large square matrices; on a GPU float32 is TF32, as in its convolutions."""
+    size = _GEMM_SIZE[device.type]
+    a, b = torch.randn(2, size, size, device=device).to(getattr(torch, precision))
+    before = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    try:
+        best = min(seconds_of(lambda: a @ b, 1, device) for _ in range(rounds + 1))
+    finally:
+        torch.set_float32_matmul_precision(before)
+    return 2.0 * size**3 / best
+
+
+def copy_bytes_per_second(device: torch.device, rounds: int = 5) -> float:
+    """Bytes read and written in a second when a large tensor is copied within the device's memory."""
+    source = torch.zeros(_COPY_BYTES[device.type] // 4, device=device).fill_(1.0)
+    target = source.clone()
+    return 2 * source.nbytes / min(seconds_of(lambda: target.copy_(source), 1, device) for _ in range(rounds))
