@@ -20,6 +20,8 @@ from convmixer.errors import InputError, nearest
 Variant = Literal["base", "rh", "lc", "bn"]
 Activation = Literal["gelu", "relu"]
 Crop = Literal["none", "pad", "resized"]
+CropFill = Literal["black", "reflect"]
+FlipMode = Literal["random", "alternating"]
 Schedule = Literal["cosine", "triangular"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
@@ -160,30 +162,49 @@ class DataConfig(_Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig(_Checked):
-    """Random changes to training images, in this order: crop, flip, RandAugment, colour jitter, random erasing."""
+    """Random changes to training images, in the order of these fields."""
 
     crop: Crop = "none"
-    """none; pad (shift by up to --crop-padding pixels, black beyond the edge); resized (a square of random area)."""
+    """none; pad (shift by up to --crop-padding pixels); resized (a square of random area)."""
     crop_padding: int = 4
     """Pixels of padding for --crop pad."""
+    crop_fill: CropFill = "black"
+    """What --crop pad shows beyond the edge: black, or the image mirrored there (reflect)."""
     crop_scale: float = 1.0
     """Smallest area of a --crop resized, as a fraction of the image; 1 leaves the image as it is."""
     flip: bool | None = None
     """Mirror half of the images; by default on, except for data whose mirror images mean something else (digits)."""
+    flip_mode: FlipMode = "random"
+    """random (a coin for each image in every epoch) or alternating (each image in every other epoch, its first
+    orientation random; arXiv 2404.00498)."""
     randaugment: int = 0
     """Number of RandAugment operations for each image (arXiv 1909.13719); 0 is off."""
     randaugment_magnitude: int = 12
     """Strength of these operations, 0 to 30."""
+    trivialaugment: bool = False
+    """One operation of random strength for each image, from wider ranges (TrivialAugmentWide, arXiv 2103.10158)."""
     color_jitter: float = 0.0
     """Relative range of random brightness, contrast and saturation; 0 is off."""
     erasing: float = 0.0
     """Probability that a random rectangle of an image is replaced by the mean colour (arXiv 1708.04896)."""
+    cutout: int = 0
+    """Side in pixels of a square that is replaced by the mean colour, its centre anywhere (arXiv 1708.04552); 0 is
+    off."""
+
+    mixup: float = 0.0
+    """Parameter of the beta distribution that says how two images and their labels are mixed, the same for a whole
+    batch (arXiv 1710.09412); 0 is off."""
+    cutmix: float = 0.0
+    """Parameter of the beta distribution of the area that is cut out of another image, the same for a whole batch
+    (arXiv 1905.04899); 0 is off. With --mixup as well a coin decides for each batch."""
+    mix_probability: float = 1.0
+    """Probability that a batch is mixed, where --mixup or --cutmix is on."""
 
     def _problems(self) -> Iterator[str]:
-        yield from _at_least(self, 0, "crop_padding", "randaugment", "color_jitter")
+        yield from _at_least(self, 0, "crop_padding", "randaugment", "color_jitter", "cutout", "mixup", "cutmix")
         yield from _within(self, 0.01, 1.0, "crop_scale")
         yield from _within(self, 0, 30, "randaugment_magnitude")
-        yield from _within(self, 0.0, 1.0, "erasing")
+        yield from _within(self, 0.0, 1.0, "erasing", "mix_probability")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,43 +16,44 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from convmixer.config import AugmentConfig
-from convmixer.data.augment import (
-    Augment,
-    ColorJitter,
-    ColorJitterDraw,
-    Flip,
-    FlipDraw,
-    PadCrop,
-    PadCropDraw,
-    RandomErasing,
-    RandomErasingDraw,
-    ResizedCrop,
-    ResizedCropDraw,
-)
-from convmixer.data.randaugment import RandAugmentDraw
+from convmixer.data.augment import Augment
+from convmixer.data.color import ColorJitter, ColorJitterDraw
+from convmixer.data.crops import Flip, FlipDraw, PadCrop, PadCropDraw, ResizedCrop, ResizedCropDraw
+from convmixer.data.erasing import Cutout, RandomErasing, Rectangles
+from convmixer.data.randaugment import OperationsDraw, TrivialAugment
 from tests.data.test_randaugment import (
     NAMES,
     assert_uniform,
+    batch,
     from_pillow,
-    generator,
     picture_batch,
     pillow_operation,
     to_pillow,
 )
 
 MEAN = (0.4914, 0.4822, 0.4465)
-EVERYTHING = AugmentConfig(crop="resized", crop_scale=0.3, flip=True, randaugment=2, color_jitter=0.4, erasing=0.5)
+EVERYTHING = AugmentConfig(
+    crop="resized",
+    crop_scale=0.3,
+    flip=True,
+    randaugment=2,
+    trivialaugment=True,
+    color_jitter=0.4,
+    erasing=0.5,
+    cutout=5,
+)
 
 
 def augmented(config: AugmentConfig, images: Tensor, seed: int = 0, mirror: bool = False) -> Tensor:
-    return Augment(config, mean=MEAN[: images.shape[1]], mirror=mirror)(images, generator(seed))
+    augment = Augment(config, mean=MEAN[: images.shape[1]], mirror=mirror)
+    return augment.apply(images, [augment.draw(batch(len(images), images.shape[-1], seed))])
 
 
 def pillow_stage(image: Image.Image, draw: Any, which: int) -> Image.Image:
     """One stage of torchvision on one Pillow image, with the parameters drawn for image ``which``."""
     size = image.width
-    if isinstance(draw, RandAugmentDraw):
-        for number, value in zip(draw.operation[:, which].tolist(), draw.value[:, which].tolist(), strict=True):
+    if isinstance(draw, OperationsDraw):
+        for number, value in zip(draw.operation[which].tolist(), draw.value[which].tolist(), strict=True):
             image = pillow_operation(NAMES[number], image, value)
         return image
     own = {name: value[which].tolist() for name, value in vars(draw).items()}
@@ -71,7 +73,7 @@ def pillow_stage(image: Image.Image, draw: Any, which: int) -> Image.Image:
                 change = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)[number]
                 image = change(image).enhance(own["factor"][number])
             return image
-        case RandomErasingDraw():
+        case Rectangles():
             colour = tuple(round(255 * channel) for channel in MEAN)
             erased = image.copy()
             box = (own["left"], own["top"], own["left"] + own["width"], own["top"] + own["height"])
@@ -85,9 +87,9 @@ def pillow_stage(image: Image.Image, draw: Any, which: int) -> Image.Image:
 def test_everything_at_once_is_pillows(seed: int, size: int, channels: int, crop: Any) -> None:
     images = picture_batch(seed, channels, size, count=12)
     augment = Augment(replace(EVERYTHING, crop=crop), mean=MEAN[:channels], mirror=False)
-    result, source = augment(images, generator(seed)), generator(seed)
-    draws = [stage.draw(len(images), size, source) for stage in augment.stages]
-    assert len(draws) == 5
+    draws = augment.draw(batch(len(images), size, seed))
+    result = augment.apply(images, [draws])
+    assert len(draws) == 7
     for which, image in enumerate(images):
         expected = to_pillow(image)
         for draw in draws:
@@ -98,10 +100,19 @@ def test_everything_at_once_is_pillows(seed: int, size: int, channels: int, crop
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32), st.integers(8, 64), st.sampled_from([1, 3]))
 def test_each_stage_is_pillows(seed: int, size: int, channels: int) -> None:
-    images, source = picture_batch(seed, channels, size), generator(seed)
+    images = picture_batch(seed, channels, size)
     colour = tuple(round(255 * channel) for channel in MEAN[:channels])
-    for stage in (PadCrop(4), ResizedCrop(0.01), Flip(), ColorJitter(1.5), RandomErasing(0.8, colour)):
-        draw: Any = stage.draw(len(images), size, source)
+    for stage in (
+        PadCrop(4),
+        ResizedCrop(0.01),
+        Flip(),
+        Flip(alternating=True),
+        TrivialAugment(),
+        ColorJitter(1.5),
+        RandomErasing(0.8, colour),
+        Cutout(5, colour),
+    ):
+        draw: Any = stage.draw(batch(len(images), size, seed))
         expected = [from_pillow(pillow_stage(to_pillow(image), draw, which)) for which, image in enumerate(images)]
         assert torch.equal(stage.apply(images, draw), torch.stack(expected)), stage
 
@@ -138,6 +149,9 @@ BASE = AugmentConfig(crop="resized", crop_scale=0.5, flip=True, randaugment=1, c
         {"color_jitter": 0.0},
         {"erasing": 1.0},
         {"erasing": 0.0},
+        {"trivialaugment": True},
+        {"cutout": 5},
+        {"flip_mode": "alternating"},
     ],
     ids=str,
 )
@@ -149,7 +163,29 @@ def test_every_field_changes_the_result(change: dict[str, Any]) -> None:
 def test_padding_changes_the_result() -> None:
     images = picture_batch(0, 3, 16, count=16)
     config = AugmentConfig(crop="pad")
-    assert not torch.equal(augmented(config, images), augmented(replace(config, crop_padding=2), images))
+    for change in ({"crop_padding": 2}, {"crop_fill": "reflect"}):
+        assert not torch.equal(augmented(config, images), augmented(replace(config, **change), images))
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32), st.integers(3, 24), st.sampled_from([1, 3]), st.integers(1, 30))
+def test_reflected_padding_is_numpys(seed: int, size: int, channels: int, padding: int) -> None:
+    images = picture_batch(seed, channels, size)
+    stage = PadCrop(padding, "reflect")
+    draw = stage.draw(batch(len(images), size, seed))
+    for result, image, top, left in zip(stage.apply(images, draw), images, draw.top, draw.left, strict=True):
+        frame = ((0, 0), (padding, padding), (padding, padding))
+        padded = np.pad(image.numpy(), frame, mode="reflect")
+        window = padded[:, top + padding : top + padding + size, left + padding : left + padding + size]
+        assert np.array_equal(result.numpy(), window)
+
+
+def test_alternating_flips_turn_with_the_epoch() -> None:
+    stage = Flip(alternating=True)
+    first, second, third = (stage.draw(batch(1000, 32, 0, epoch)).mirrored for epoch in range(3))
+    assert torch.equal(first, ~second)
+    assert torch.equal(first, third)
+    assert_uniform(torch.bincount(first.int(), minlength=2))
 
 
 def test_flip_is_the_datas_choice_unless_given() -> None:
@@ -164,12 +200,12 @@ def test_the_same_state_gives_the_same_bits_and_moves_on() -> None:
     images = picture_batch(0, 3, 32, count=32)
     kept = images.clone()
     augment = Augment(EVERYTHING, mean=MEAN, mirror=True)
-    source = generator(5)
-    state = source.get_state()
-    first, second = augment(images, source), augment(images, source)
+    source = batch(32, 32)
+    state = source.generator.get_state()
+    first, second = (augment.apply(images, [augment.draw(source)]) for _ in range(2))
     assert not torch.equal(first, second)
-    source.set_state(state)
-    assert torch.equal(augment(images, source), first)
+    source.generator.set_state(state)
+    assert torch.equal(augment.apply(images, [augment.draw(source)]), first)
     assert torch.equal(images, kept)
 
 
@@ -209,17 +245,17 @@ def test_memory_format_does_not_matter() -> None:
 )
 def test_other_images_are_refused(images: Tensor) -> None:
     with pytest.raises(ValueError, match="expected square uint8 images of 3 channels"):
-        Augment(EVERYTHING, mean=MEAN, mirror=True)(images, generator(0))
+        Augment(EVERYTHING, mean=MEAN, mirror=True).apply(images, [])
 
 
 def test_padded_windows_are_uniform_and_independent() -> None:
-    draw = PadCrop(4).draw(40_500, 32, generator(0))
+    draw = PadCrop(4).draw(batch(40_500, 32))
     assert_uniform(torch.bincount((draw.top + 4) * 9 + draw.left + 4, minlength=81))
 
 
 def test_resized_squares_have_uniform_area_and_position() -> None:
     size = 256
-    draw = ResizedCrop(0.2).draw(20_000, size, generator(0))
+    draw = ResizedCrop(0.2).draw(batch(20_000, size))
     area = (draw.side / size) ** 2
     assert_uniform(torch.histc(area, 8, 0.2, 1.0))
     assert (draw.side.min() / size) ** 2 == pytest.approx(0.2, abs=0.01)
@@ -233,12 +269,12 @@ def test_resized_squares_have_uniform_area_and_position() -> None:
 
 
 def test_half_of_the_images_are_mirrored() -> None:
-    assert_uniform(torch.bincount(Flip().draw(10_000, 32, generator(0)).mirrored.int(), minlength=2))
+    assert_uniform(torch.bincount(Flip().draw(batch(10_000, 32)).mirrored.int(), minlength=2))
 
 
 @pytest.mark.parametrize(("strength", "low", "high"), [(0.2, 0.8, 1.2), (2.0, 0.0, 3.0)])
 def test_jitter_factors_and_orders_are_uniform(strength: float, low: float, high: float) -> None:
-    draw = ColorJitter(strength).draw(12_000, 32, generator(0))
+    draw = ColorJitter(strength).draw(batch(12_000, 32))
     assert draw.factor.min() >= low
     assert draw.factor.max() <= high
     for factors in draw.factor.T:
@@ -262,7 +298,7 @@ def torchvision_rectangle(size: int, source: random.Random) -> tuple[int, int, i
 @pytest.mark.parametrize("size", [8, 32])
 def test_erased_rectangles_follow_the_rule(size: int) -> None:
     count, source = 20_000, random.Random(0)
-    draw = RandomErasing(1.0, (0, 0, 0)).draw(count, size, generator(0))
+    draw = RandomErasing(1.0, (0, 0, 0)).draw(batch(count, size))
     drawn = torch.stack([draw.top, draw.left, draw.height, draw.width], dim=1)
     expected = torch.tensor([torchvision_rectangle(size, source) for _ in range(count)])
     # Top, left, height and width one by one, and jointly as the area and the far corner.
@@ -277,7 +313,7 @@ def test_erased_rectangles_follow_the_rule(size: int) -> None:
 
 
 def test_erasing_hits_the_given_part_of_the_images() -> None:
-    draw = RandomErasing(0.25, (0,)).draw(10_000, 32, generator(0))
+    draw = RandomErasing(0.25, (0,)).draw(batch(10_000, 32))
     assert (draw.height > 0).double().mean() == pytest.approx(0.25, abs=0.02)
     assert torch.equal(draw.height > 0, draw.width > 0)
 
@@ -285,10 +321,26 @@ def test_erasing_hits_the_given_part_of_the_images() -> None:
 def test_an_image_is_left_alone_where_no_rectangle_fits() -> None:
     images = picture_batch(0, 1, 8)
     stage = RandomErasing(1.0, (9,), area=(0.9, 0.9), ratio=(3.0, 3.0))
-    assert torch.equal(stage.apply(images, stage.draw(len(images), 8, generator(0))), images)
+    assert torch.equal(stage.apply(images, stage.draw(batch(len(images), 8))), images)
+
+
+@pytest.mark.parametrize("side", [1, 4, 7, 40])
+def test_cutout_is_a_clipped_square_about_a_uniform_pixel(side: int) -> None:
+    size = 16
+    draw = Cutout(side, (0,)).draw(batch(64_000, size))
+    corners = [[max(0, at - side // 2), min(size, at - side // 2 + side)] for at in range(size)]
+    expected = torch.tensor([[start, end - start] for start, end in corners])
+    for start, length in ((draw.top, draw.height), (draw.left, draw.width)):
+        pairs, counts = torch.stack([start, length], 1).unique(dim=0, return_counts=True)
+        different, multiple = expected.unique(dim=0, return_counts=True)
+        assert torch.equal(pairs, different)
+        assert ((counts - 4000.0 * multiple).abs() < 5 * (4000.0 * multiple).sqrt() + 1).all()
+    joint = (draw.top * size + draw.left).unique(return_counts=True)[1]
+    assert len(joint) == len(draw.top.unique()) * len(draw.left.unique())
 
 
 def test_erased_pixels_have_the_mean_colour() -> None:
-    result = augmented(AugmentConfig(erasing=1.0), torch.zeros(16, 3, 32, 32, dtype=torch.uint8))
-    colours = result.permute(0, 2, 3, 1).reshape(-1, 3).unique(dim=0)
-    assert colours.tolist() == [[0, 0, 0], [125, 123, 114]]
+    for config in (AugmentConfig(erasing=1.0), AugmentConfig(cutout=9)):
+        result = augmented(config, torch.zeros(16, 3, 32, 32, dtype=torch.uint8))
+        colours = result.permute(0, 2, 3, 1).reshape(-1, 3).unique(dim=0)
+        assert colours.tolist() == [[0, 0, 0], [125, 123, 114]]

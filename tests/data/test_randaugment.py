@@ -13,17 +13,16 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
+from convmixer.data.operations import apply_groups, autocontrast, equalize, posterize, saturation, transfer
 from convmixer.data.randaugment import (
     OPERATIONS,
+    WIDE_OPERATIONS,
+    Operation,
+    OperationsDraw,
     RandAugment,
-    RandAugmentDraw,
-    apply_groups,
-    autocontrast,
-    equalize,
-    posterize,
-    saturation,
-    transfer,
+    TrivialAugment,
 )
+from convmixer.data.stage import Batch
 
 NAMES = [operation.name for operation in OPERATIONS]
 
@@ -52,6 +51,12 @@ def picture_batch(seed: int, channels: int, size: int, count: int = 8) -> Tensor
     for image, kind in zip(images, kinds, strict=False):
         image.copy_(kind(image.clone()))
     return images
+
+
+def batch(count: int, size: int, seed: int = 0, epoch: int = 0) -> Batch:
+    """The circumstances of ``count`` images; ``seed`` decides all that is random."""
+    source = generator(seed)
+    return Batch(torch.randint(2, (count,), generator=source).bool(), epoch, size, source)
 
 
 def generator(seed: int) -> torch.Generator:
@@ -98,19 +103,22 @@ def pillow_operation(name: str, image: Image.Image, value: float) -> Image.Image
 
 
 def one_operation(name: str, images: Tensor, value: Tensor) -> Tensor:
-    draw = RandAugmentDraw(torch.full((1, len(images)), NAMES.index(name)), value.double().expand(1, len(images)))
+    draw = OperationsDraw(torch.full((len(images), 1), NAMES.index(name)), value.double().expand(len(images), 1))
     return RandAugment(1, 0).apply(images, draw)
 
 
 seeds, sizes, channels = st.integers(0, 2**32), st.integers(8, 40), st.sampled_from([1, 3])
 
 
+@pytest.mark.parametrize("table", [OPERATIONS, WIDE_OPERATIONS], ids=["RandAugment", "TrivialAugment"])
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=25, deadline=None)
 @given(seeds, sizes, channels, st.integers(0, 30), st.booleans())
-def test_operation_is_pillows(name: str, seed: int, size: int, channels: int, magnitude: int, negative: bool) -> None:
+def test_operation_is_pillows(
+    table: tuple[Operation, ...], name: str, seed: int, size: int, channels: int, magnitude: int, negative: bool
+) -> None:
     images = picture_batch(seed, channels, size)
-    operation = OPERATIONS[NAMES.index(name)]
+    operation = table[NAMES.index(name)]
     value = operation.values(size)[magnitude].double() * (-1 if operation.signed and negative else 1)
     expected = torch.stack([from_pillow(pillow_operation(name, to_pillow(image), float(value))) for image in images])
     torch.testing.assert_close(one_operation(name, images, value), expected, rtol=0, atol=0)
@@ -121,9 +129,9 @@ def test_operation_is_pillows(name: str, seed: int, size: int, channels: int, ma
 def test_drawn_chain_is_pillows(seed: int, size: int, channels: int, steps: int, magnitude: int) -> None:
     images = picture_batch(seed, channels, size, count=16)
     stage = RandAugment(steps, magnitude)
-    draw = stage.draw(len(images), size, generator(seed))
+    draw = stage.draw(batch(len(images), size, seed))
     for result, image, numbers, values in zip(
-        stage.apply(images, draw), images, draw.operation.T, draw.value.T, strict=True
+        stage.apply(images, draw), images, draw.operation, draw.value, strict=True
     ):
         expected = to_pillow(image)
         for number, value in zip(numbers.tolist(), values.tolist(), strict=True):
@@ -159,6 +167,42 @@ def test_table_at_magnitude_12_of_32_pixels() -> None:
     assert [row.name for row in OPERATIONS if row.signed] == NAMES[1:10]
 
 
+def torchvision_wide(magnitude: int) -> dict[str, float]:
+    """TrivialAugmentWide's ranges at one of its 31 magnitudes, from torchvision's documentation and source."""
+    part = magnitude / 30
+    values = dict.fromkeys(("ShearX", "ShearY", "Brightness", "Color", "Contrast", "Sharpness"), 0.99 * part)
+    values |= {"TranslateX": 32.0 * part, "TranslateY": 32.0 * part, "Rotate": 135.0 * part}
+    values |= {"Posterize": float(8 - round(magnitude / 5)), "Solarize": 255.0 - 255.0 * part}
+    return values | {"Identity": 0.0, "AutoContrast": 0.0, "Equalize": 0.0}
+
+
+@pytest.mark.parametrize("size", [8, 32, 224])
+def test_wide_table_is_trivialaugments(size: int) -> None:
+    for magnitude in range(31):
+        values = {row.name: float(row.values(size)[magnitude]) for row in WIDE_OPERATIONS}
+        assert values == pytest.approx(torchvision_wide(magnitude), abs=1e-4)
+    assert [row.name for row in WIDE_OPERATIONS] == NAMES
+    assert [row.signed for row in WIDE_OPERATIONS] == [row.signed for row in OPERATIONS]
+
+
+def test_trivial_operations_signs_and_magnitudes_are_uniform_and_independent() -> None:
+    draw = TrivialAugment().draw(batch(124_000, 32))
+    assert draw.operation.shape == (124_000, 1)
+    assert_uniform(torch.bincount(draw.operation[:, 0], minlength=len(NAMES)))
+    for row, operation in enumerate(WIDE_OPERATIONS):
+        values = draw.value[draw.operation == row]
+        table = operation.values(32).double()
+        strength, counts = values.abs().unique(return_counts=True)
+        assert torch.equal(strength, table.unique())
+        multiple = torch.tensor([float((table == value).sum()) for value in strength])
+        expected = len(values) * multiple / 31
+        assert ((counts - expected).abs() < 5 * expected.sqrt()).all()
+        if operation.signed:
+            assert_uniform(torch.stack([(values > 0).sum(), (values < 0).sum()]))
+        else:
+            assert (values >= 0).all()
+
+
 @pytest.mark.parametrize("name", NAMES[:11])
 def test_magnitude_0_changes_nothing(name: str) -> None:
     images = picture_batch(0, 3, 15)
@@ -181,10 +225,10 @@ def test_saturation_leaves_grey_images() -> None:
 
 def test_operations_signs_and_steps_are_uniform_and_independent() -> None:
     count = 28_000
-    draw = RandAugment(2, 12).draw(count, 32, generator(0))
+    draw = RandAugment(2, 12).draw(batch(count, 32))
     number = len(NAMES)
     assert_uniform(torch.bincount(draw.operation.flatten(), minlength=number))
-    assert_uniform(torch.bincount(draw.operation[0] * number + draw.operation[1], minlength=number**2))
+    assert_uniform(torch.bincount(draw.operation[:, 0] * number + draw.operation[:, 1], minlength=number**2))
     for row in range(1, 10):
         values = draw.value[draw.operation == row]
         assert_uniform(torch.stack([(values > 0).sum(), (values < 0).sum()]))
@@ -202,7 +246,7 @@ def assert_uniform(counts: Tensor) -> None:
 def test_images_of_a_batch_change_differently_and_the_input_stays() -> None:
     images = picture_batch(0, 3, 32)[:1].repeat(64, 1, 1, 1)
     stage = RandAugment(2, 15)
-    result = stage.apply(images, stage.draw(64, 32, generator(1)))
+    result = stage.apply(images, stage.draw(batch(64, 32, 1)))
     assert len({image.numpy().tobytes() for image in result}) > 50
     assert (images == images[0]).all()
 

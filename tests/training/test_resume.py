@@ -26,8 +26,11 @@ from convmixer.training.display import TrainingDisplay
 from convmixer.training.loop import TrainingLoop
 from tests.training.conftest import tiny_config
 
-# Dropout and stochastic depth make the run depend on the global random state, RandAugment on that of the batches.
-RANDOM = {"dropout": 0.2, "drop_path": 0.5, "depth": 2, "epochs": 3, "batch_size": 350}
+# Dropout and stochastic depth make the run depend on the global random state, what happens to the images on that of the
+# batches and, where flips alternate, on the epoch.
+RANDOM: dict[str, Any] = {"dropout": 0.2, "drop_path": 0.5, "depth": 2, "epochs": 3, "batch_size": 350}
+RANDOM |= {"flip": True, "flip_mode": "alternating", "trivialaugment": True, "cutout": 3, "crop_fill": "reflect"}
+RANDOM |= {"mixup": 0.4, "cutmix": 1.0, "mix_probability": 0.8}
 
 
 def stop_after(calls: int) -> Callable[[], None]:

@@ -16,6 +16,7 @@ from convmixer.config import Engine, RunConfig
 from convmixer.data import Dataset
 from convmixer.data.augment import Augment
 from convmixer.data.batches import Normalize, TrainBatches
+from convmixer.data.mixing import Mixing
 from convmixer.errors import InputError
 from convmixer.models import build_model, count_parameters
 from convmixer.training.checkpoint import save_checkpoint
@@ -58,7 +59,8 @@ class TrainingLoop:
         self.normalize = Normalize(info, device, settings.channels_last)
         augment = Augment(config.augment, mean=info.mean, mirror=info.mirror)
         images = dataset.splits["train"]
-        self.batches = TrainBatches(images, settings.batch_size, config.seed, augment, self.normalize, device)
+        mixing = Mixing.of(config.augment, len(info.classes))
+        self.batches = TrainBatches(images, settings.batch_size, config.seed, augment, self.normalize, device, mixing)
         self.engine = self._pin_engine()
         # The split that chooses the epoch; without one the last epoch is taken.
         self.selection = "test" if config.protocol == "original" else "val" if "val" in dataset.splits else None
@@ -127,8 +129,8 @@ class TrainingLoop:
     def _train_epoch(self, check: Callable[[], None], display: TrainingDisplay) -> None:
         self.model.train()
         start = time.perf_counter() - self.seconds
-        for images, labels in self.batches.epoch(self.epoch, self.step):
-            self._train_step(images, labels)
+        for images, targets in self.batches.epoch(self.epoch, self.step):
+            self._train_step(images, targets)
             self.step += 1
             last = self.step == len(self.batches)
             if self.device.type == "cpu" or last or time.monotonic() - self._looked > _LOOK_SECONDS:
@@ -141,14 +143,15 @@ class TrainingLoop:
                 self.save()
                 start = time.perf_counter() - self.seconds  # saving is not training
 
-    def _train_step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        """One update from (B, C, H, W) float32 images and (B,) labels."""
+    def _train_step(self, images: torch.Tensor, targets: torch.Tensor) -> None:
+        """One update from (B, C, H, W) float32 images and (B,) labels or (B, K) probabilities."""
         settings = self.config.train
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(self.step)
         with autocast(self.device, self.precision):
             logits = self.model(images)
-            loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+            loss = F.cross_entropy(logits, targets, label_smoothing=settings.label_smoothing)
+        labels = targets if targets.dim() == 1 else targets.argmax(1)  # a mixed image is the one it has most of
         self._unseen.append(torch.stack((loss.detach().float(), (logits.argmax(1) == labels).sum().float())))
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()

@@ -1,0 +1,130 @@
+"""Crops and mirror images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convmixer.data.operations import choose, transfer, windows
+from convmixer.data.stage import Batch, position, uniform
+
+
+@dataclass(frozen=True)
+class PadCropDraw:
+    """Where the window lies in the image, from -padding to padding: (N,) int64 each."""
+
+    top: Tensor
+    left: Tensor
+
+
+@dataclass(frozen=True)
+class PadCrop:
+    """A window of the image's size at a random place in the image with ``padding`` pixels around it.
+
+    They are black, or the image mirrored about its outermost pixels (numpy's ``reflect``).
+    """
+
+    padding: int
+    fill: Literal["black", "reflect"] = "black"
+
+    def draw(self, batch: Batch) -> PadCropDraw:
+        """Offsets, independent and uniform."""
+        shape = (2, len(batch))
+        return PadCropDraw(*torch.randint(-self.padding, self.padding + 1, shape, generator=batch.generator))
+
+    def apply(self, images: Tensor, draw: PadCropDraw) -> Tensor:
+        """Images shifted by whole pixels."""
+        top, left = transfer([draw.top + self.padding, draw.left + self.padding], images.device)
+        size = images.shape[-1]
+        if self.fill == "black":
+            return windows(F.pad(images, (self.padding,) * 4), top, left, size)
+        place = torch.arange(-self.padding, size + self.padding, device=images.device).abs() % (2 * size - 2)
+        mirrored = torch.minimum(place, 2 * size - 2 - place)
+        return windows(images.index_select(2, mirrored).index_select(3, mirrored), top, left, size)
+
+
+@dataclass(frozen=True)
+class ResizedCropDraw:
+    """A square inside each image: (N,) int64 each."""
+
+    top: Tensor
+    left: Tensor
+    side: Tensor
+
+
+@dataclass(frozen=True)
+class ResizedCrop:
+    """A random square, its area a fraction ``scale`` to 1 of the image's, enlarged to the image's size."""
+
+    scale: float
+
+    def draw(self, batch: Batch) -> ResizedCropDraw:
+        """Squares: area uniform, then position uniform."""
+        size, generator = batch.size, batch.generator
+        side = (uniform((len(batch),), self.scale, 1, generator).sqrt() * size).round().long().clamp(min=1)
+        return ResizedCropDraw(position(size - side, generator), position(size - side, generator), side)
+
+    def apply(self, images: Tensor, draw: ResizedCropDraw) -> Tensor:
+        """The squares, interpolated linearly along the rows, rounded, and then along the columns."""
+        top, left, side = transfer([draw.top, draw.left, draw.side], images.device)
+        return _enlarge(_enlarge(images, left, side, 3), top, side, 2).contiguous()
+
+
+_WEIGHT_BITS = 22  # of Pillow's interpolation weights
+
+
+def _enlarge(images: Tensor, start: Tensor, side: Tensor, axis: int) -> Tensor:
+    """The positions ``start`` to ``start + side`` of an axis, (N,) int64 each, stretched over its whole length.
+
+    All in integers. Between the centres of two pixels the weights are linear; beyond the first and the last one the
+    level is theirs. The squares are never larger than the image, so that no smoothing is called for.
+    """
+    size = images.shape[axis]
+    place = (2 * torch.arange(size, device=images.device) + 1) * side[:, None] - size  # in units of 1 / (2 size)
+    near = place // (2 * size)
+    weight = (((place - near * (2 * size)) << _WEIGHT_BITS) + size) // (2 * size)
+
+    # Whole lines across the axis are fetched at once, which is much faster than a gather of pixels.
+    lines = images.movedim(axis, 1).flatten(0, 1)
+    origin = start + size * torch.arange(len(images), device=images.device)
+    first, second = (
+        lines.index_select(0, (torch.minimum(tap.clamp(min=0), side[:, None] - 1) + origin[:, None]).flatten())
+        for tap in (near, near + 1)
+    )
+    mixed = second.int().sub_(first).mul_(weight.int().view(-1, 1, 1))
+    mixed += first.int().mul_(1 << _WEIGHT_BITS).add_(1 << (_WEIGHT_BITS - 1))
+    levels = mixed.bitwise_right_shift_(_WEIGHT_BITS).to(torch.uint8)
+    return levels.view(len(images), size, *levels.shape[1:]).movedim(1, axis)
+
+
+@dataclass(frozen=True)
+class FlipDraw:
+    """Which images are mirrored: (N,) bool."""
+
+    mirrored: Tensor
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Left and right exchanged in half of the images.
+
+    ``alternating``: each image in every other epoch, so that any two epochs in a row show both of its orientations; the
+    first one is random (arXiv 2404.00498).
+    """
+
+    alternating: bool = False
+
+    def draw(self, batch: Batch) -> FlipDraw:
+        """A fair coin for each image: a new one, or its own turned over in every other epoch."""
+        if self.alternating:
+            return FlipDraw(batch.coin ^ bool(batch.epoch % 2))
+        return FlipDraw(torch.randint(2, (len(batch),), generator=batch.generator).bool())
+
+    def apply(self, images: Tensor, draw: FlipDraw) -> Tensor:
+        """Images, some of them mirrored."""
+        (mirrored,) = transfer([draw.mirrored], images.device)
+        return choose(mirrored.view(-1, 1, 1, 1), images.flip(3), images)

@@ -1,0 +1,81 @@
+"""Rectangles of training images that are hidden."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from convmixer.data.operations import apply_groups, fill
+from convmixer.data.stage import Batch, position, uniform
+
+
+@dataclass(frozen=True)
+class Rectangles:
+    """A rectangle in each image, of no size where nothing is erased: (N,) int64 each."""
+
+    top: Tensor
+    left: Tensor
+    height: Tensor
+    width: Tensor
+
+
+@dataclass(frozen=True)
+class RandomErasing:
+    """With ``probability``, a random rectangle becomes ``colour``, one level for each channel (arXiv 1708.04896)."""
+
+    probability: float
+    colour: tuple[int, ...]
+    area: tuple[float, float] = (0.02, 0.33)
+    """Smallest and largest, as a fraction of the image."""
+    ratio: tuple[float, float] = (0.3, 3.3)
+    """Smallest and largest height over width."""
+    tries: int = 10
+    """How often a rectangle that does not fit is drawn anew before the image is left alone."""
+
+    def draw(self, batch: Batch) -> Rectangles:
+        """Rectangles: area and logarithm of the ratio uniform, then position uniform among those inside the image."""
+        count, size, generator = len(batch), batch.size, batch.generator
+        wanted = uniform((count,), 0, 1, generator) < self.probability
+        area = uniform((count, self.tries), *self.area, generator) * size**2
+        ratio = uniform((count, self.tries), math.log(self.ratio[0]), math.log(self.ratio[1]), generator).exp()
+        height, width = (area * ratio).sqrt().round().long(), (area / ratio).sqrt().round().long()
+        fits = (height < size) & (width < size)
+        first = fits.int().argmax(1, keepdim=True)
+        erased = wanted & fits.any(1)
+        height, width = (side.gather(1, first).squeeze(1) * erased for side in (height, width))
+        return Rectangles(position(size - height, generator), position(size - width, generator), height, width)
+
+    def apply(self, images: Tensor, draw: Rectangles) -> Tensor:
+        """Images with the rectangles filled."""
+        return _erased(images, draw, self.colour)
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """A square of ``side`` pixels becomes ``colour``, one level for each channel (arXiv 1708.04552).
+
+    Its centre is a pixel of the image; what lies outside the image is cut off.
+    """
+
+    side: int
+    colour: tuple[int, ...]
+
+    def draw(self, batch: Batch) -> Rectangles:
+        """Squares, the centre uniform; of an even side it is the pixel below and right of the middle."""
+        start = torch.randint(batch.size, (2, len(batch)), generator=batch.generator) - self.side // 2
+        length = (start + self.side).clamp(max=batch.size) - start.clamp(min=0)
+        return Rectangles(*start.clamp(min=0), *length)
+
+    def apply(self, images: Tensor, draw: Rectangles) -> Tensor:
+        """Images with the squares filled."""
+        return _erased(images, draw, self.colour)
+
+
+def _erased(images: Tensor, draw: Rectangles, colour: tuple[int, ...]) -> Tensor:
+    index = draw.height.nonzero().flatten()
+    sides = torch.stack([draw.top, draw.left, draw.height, draw.width], dim=1)[index]
+    argument = torch.cat([sides, torch.tensor(colour).expand(len(index), -1)], dim=1)
+    return apply_groups(images, [(fill, index, argument)])
