@@ -19,7 +19,7 @@ _PURPOSES = {
     "Makefile": "set-up, demo, tests, checks",
     "requirements.txt": "exact versions of what the tests ran with",
     "pyproject.toml": "ranges of dependencies, settings of the tools",
-    "docs/": "protocol, messages, pictures",
+    "docs/": "protocol, experiments, messages, pictures",
     "benchmarks/": "what to compare with: the reference recipe as a plain script",
     "results/": "committed records and tables; runs go here by default",
     "tests/": "mirrors src/convmixer",

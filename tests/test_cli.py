@@ -79,7 +79,7 @@ def test_import_and_help_are_quick() -> None:
     assert seconds("-m", "convmixer", "train", "--help") < 1
 
 
-@pytest.mark.parametrize("command", ["", "train", "evaluate", "predict", "models", "data", "bench"])
+@pytest.mark.parametrize("command", ["", "train", "evaluate", "predict", "models", "data", "bench", "experiment"])
 def test_help_of_every_command(convmixer: Run, command: str) -> None:
     status, out, _ = convmixer(*command.split(), "--help")
     assert status == 0
@@ -302,6 +302,23 @@ def test_bench(convmixer: Run) -> None:
     assert "normalize" in out
 
 
+def test_experiment(convmixer: Run) -> None:
+    line = ("experiment", "classifier", "--dataset", "digits", "--profile", "smoke", "--seeds", 1)
+    status, out, err = convmixer(*line)
+    assert status == 0, err
+    assert "ConvMixerRH" in out
+    assert "3/3" in err
+    assert "±" not in out  # one seed has no deviation
+    status, out, err = convmixer(*line, "--json")
+    assert "3 of 3 runs are there already" in err
+    assert [row["label"] for row in json.loads(out)] == ["base 32/2", "ConvMixerRH", "ConvMixerLC"]
+    record = json.loads(Path("results/smoke-digits/experiments/classifier.json").read_text())
+    assert record["command"][:3] == ["convmixer", "experiment", "classifier"]
+    status, _, err = convmixer(*line[:4], "--out", "results/smoke-digits", "--profile", "cpu")
+    assert status == 2
+    assert "profile smoke, not cpu" in err
+
+
 # Bad input: exit status 2, a sentence, no traceback
 
 
@@ -329,6 +346,11 @@ def test_bench(convmixer: Run) -> None:
         ("data cifr10", "did you mean 'cifar10'"),
         ("bench --settings fats", "did you mean 'fast'"),
         ("bench --rounds 0", "at least 1"),
+        ("experiment hiden_dim", "did you mean 'hidden_dim'"),
+        ("experiment", "choose from hidden_dim"),
+        ("experiment all --seeds 0", "--seeds: 0"),
+        ("experiment all --profile smok", "smok"),
+        ("experiment classifier --profile smoke --dataset folder:nowhere", "nowhere"),
         ("trian", "train"),
     ],
 )

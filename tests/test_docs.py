@@ -15,6 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convmixer.config import DataConfig
+from convmixer.experiments import PROFILES, Experiment
+from convmixer.experiments.definition import plan
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
     ROOT / "README.md",
@@ -96,6 +100,18 @@ def test_commands_that_need_cifar10_say_what_to_do(workspace: Path) -> None:
             assert done.returncode == 2, f"{line}\n{done.stderr}"
             assert "cifar-10-binary.tar.gz" in done.stderr.replace("\n", " ")
             assert "Traceback" not in done.stderr
+
+
+def test_the_shown_experiment_is_one() -> None:
+    (shown,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "experiments.md").read_text(), flags=re.DOTALL)
+    assert len(shown.splitlines()) <= 25
+    content: dict[str, Experiment] = {}
+    exec(shown, content)
+    experiment = content["EXPERIMENT"]
+    for profile in PROFILES.values():
+        rows = plan(experiment, profile, 1, DataConfig(dataset="digits"))
+        assert len(rows) == 4
+        assert {row.runs[0].architecture.activation for row in rows} == {"gelu", "relu"}
 
 
 def test_the_makefile_has_the_shown_targets() -> None:

@@ -26,6 +26,7 @@ from convmixer.errors import InputError, Interrupted
 from convmixer.presets import run_config
 
 if TYPE_CHECKING:
+    from convmixer.experiments.suite import Study
     from convmixer.training.evaluate import RunEvaluation
     from convmixer.training.run_dir import Summary
 
@@ -150,6 +151,79 @@ class Predict:
 
 
 @dataclass(frozen=True)
+class Experiment:
+    """Run experiments of the study: tables of variants, each trained with several seeds.
+
+    The same command continues where it was stopped; several processes with the same --out share the work.
+    """
+
+    names: tyro.conf.Positional[tuple[str, ...]]
+    """hidden_dim, classifier, bottleneck, recipes, kernel_size, patch_size, depth_vs_width, regularisation; or all."""
+    dataset: str = "cifar10"
+    """digits, cifar10, cifar100, or folder:PATH."""
+    data_dir: str = "data"
+    """Where archives are looked for and placed."""
+    profile: Literal["smoke", "cpu", "full"] = "full"
+    """smoke (a minute on the digits), cpu (small networks on real images), full (the document's scale, for a GPU)."""
+    seeds: int | None = None
+    """How many runs of each row, with seeds from 0; by default what the profile says: 2, 3, 5."""
+    out: Path | None = None
+    """Directory of the study; by default results/PROFILE-DATASET."""
+    device: Device = "auto"
+    """Where to run."""
+    json: bool = False
+    """Print the table as JSON."""
+
+    def execute(self) -> int:
+        """Runs the command; returns the exit status: 1 if a run crashed."""
+        from convmixer.experiments import experiments_named
+        from convmixer.experiments.suite import Suite, results_table
+
+        suite = Suite(self._study(), experiments_named(self.names), _ERRORS)
+        try:
+            crashes = suite.run()
+        except Interrupted as stop:
+            _ERRORS.print("Interrupted; the checkpoint is written, the same command continues.", highlight=False)
+            return 128 + stop.signum
+        results = suite.results()
+        if self.json:
+            _print_json([result.to_dict() for result in results])
+        else:
+            Console().print(results_table(results, str(suite.study.out)))
+        for crash in crashes:
+            _ERRORS.print(f"{crash}; the same command tries it again.", style="red", highlight=False, markup=False)
+        return 1 if crashes else 0
+
+    def _study(self) -> Study:
+        from convmixer.config import DataConfig
+        from convmixer.experiments import PROFILES
+        from convmixer.experiments.suite import Study
+
+        profile = PROFILES[self.profile]
+        seeds = profile.seeds if self.seeds is None else self.seeds
+        data = DataConfig(dataset=self.dataset, data_dir=self.data_dir)
+        name = Path(self.dataset.removeprefix("folder:")).resolve().name
+        out = self.out or Path("results") / f"{self.profile}-{name}"
+        options = {
+            "dataset": self.dataset,
+            "data-dir": self.data_dir,
+            "profile": self.profile,
+            "seeds": seeds,
+            "out": out,
+        }
+        flags = [text for flag, value in options.items() for text in (f"--{flag}", str(value))]
+        return Study(
+            out=out,
+            profile_name=self.profile,
+            profile=profile,
+            seeds=seeds,
+            data=data,
+            common={"device": self.device},
+            command=("convmixer", "experiment", *self.names, *flags),
+        )
+
+
+@dataclass(frozen=True)
 class Models:
     """List the models with parameters, multiply-adds and input size."""
 
@@ -269,6 +343,7 @@ def _parse(arguments: list[str]) -> Any:
         Annotated[Train, tyro.conf.subcommand("train", **options)]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Predict, tyro.conf.subcommand("predict")]
+        | Annotated[Experiment, tyro.conf.subcommand("experiment")]
         | Annotated[Models, tyro.conf.subcommand("models")]
         | Annotated[Data, tyro.conf.subcommand("data")]
         | Annotated[Bench, tyro.conf.subcommand("bench")]

@@ -17,22 +17,7 @@ from convmixer.data import Dataset
 from convmixer.errors import InputError, Interrupted
 from convmixer.training import RunBusyError, RunCrashedError, RunDir, RunPool, Summary, train
 from convmixer.training import train as train_module
-from tests.training.conftest import tiny_config
-
-
-def starts(folder: Path) -> int:
-    """How many times a process began to train into ``folder``."""
-    environment, count = RunDir(folder)._read("environment.json"), 1
-    while "earlier" in environment:
-        (environment,) = environment["earlier"]
-        count += 1
-    return count
-
-
-def figures(summary: Summary | None) -> dict[str, Any]:
-    """A summary without its timings."""
-    assert summary is not None
-    return {**summary.to_dict(), "epoch_seconds": 0, "images_per_second": 0}
+from tests.training.conftest import figures, starts, tiny_config
 
 
 def test_a_finished_run_is_read_not_repeated(tmp_path: Path, digits: Dataset) -> None:
@@ -165,7 +150,7 @@ def test_bad_input_leaves_no_trace(tmp_path: Path, digits: Dataset) -> None:
 SHARE = """
 import sys
 from convmixer.training import RunPool
-from tests.training.conftest import tiny_config
+from tests.training.conftest import figures, starts, tiny_config
 pool = RunPool(sys.argv[1])
 for config, summary in pool.run_all(tiny_config(seed=seed, epochs=1) for seed in range(12)):
     print(config.seed, summary.test_accuracy)

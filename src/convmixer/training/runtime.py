@@ -108,6 +108,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
+        "process": os.getpid(),
         "convmixer": convmixer.__version__,
         "commit": _commit(),
         "python": platform.python_version(),

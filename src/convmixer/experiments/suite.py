@@ -1,0 +1,238 @@
+"""Runs experiments: seed after seed, resumable, shared between processes, with a record of what belongs together."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from convmixer.config import DataConfig, RunConfig
+from convmixer.errors import InputError
+from convmixer.experiments.definition import Experiment, PlannedRow, Profile, plan
+from convmixer.experiments.matching import training_cost
+from convmixer.files import write_atomic
+from convmixer.training import RunCrashedError, RunPool, Summary
+from convmixer.utils.metrics import MeanInterval, mean_interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Where experiments happen, on what, and how large they are."""
+
+    out: Path
+    profile_name: str
+    profile: Profile
+    seeds: int
+    """Runs of each row, with seeds from 0."""
+    data: DataConfig
+    common: dict[str, Any] = field(default_factory=dict)
+    """Further fields that all runs share, such as ``device``."""
+    command: tuple[str, ...] = ()
+    """The line that repeats it."""
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise InputError(f"--seeds: {self.seeds} is out of range; give at least 1.")
+
+    @property
+    def dataset(self) -> str:
+        """The data's name without the way to it, as in ``summary.json``."""
+        kind, colon, path = self.data.dataset.partition(":")
+        return kind + colon + Path(path).resolve().name if colon else kind
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """What has been measured of a row so far."""
+
+    experiment: str
+    label: str
+    seeds: int
+    """Finished runs."""
+    diverged: int
+    test_accuracy: MeanInterval | None
+    val_accuracy: MeanInterval | None
+    epoch_seconds: float | None
+    """Median over the finished runs."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+class Suite:
+    """Experiments as parts of one study.
+
+    Raises:
+        InputError: an impossible configuration, or ``study.out`` holds an experiment of another study.
+    """
+
+    def __init__(self, study: Study, experiments: Iterable[Experiment], console: Console | None = None) -> None:
+        self.study, self.console = study, console or Console(quiet=True)
+        self.pool = RunPool(study.out)
+        self.rows: dict[str, list[PlannedRow]] = {}
+        records = {}
+        for experiment in experiments:
+            rows = plan(experiment, study.profile, study.seeds, study.data, **study.common)
+            self.rows[experiment.name] = rows
+            records[self._path(experiment.name)] = self._record(experiment, rows)
+        for path, record in records.items():
+            _check_same_study(path, record)
+        for path, record in records.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+    def run(self) -> list[RunCrashedError]:
+        """Trains what is missing, all rows with one seed before the next seed; returns what crashed.
+
+        Raises:
+            InputError: impossible configuration for these data.
+            Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written.
+        """
+        names = self._in_rounds()
+        missing = [config for config in names if self.pool.summary(config) is None]
+        if len(missing) < len(names):
+            self._say(f"{len(names) - len(missing)} of {len(names)} runs are there already.")
+        if missing:
+            self.pool.dataset(missing[0], self.console)
+        crashes: list[RunCrashedError] = []
+        with _progress(self.console, sum(map(training_cost, missing))) as (bar, task):
+            for number, (config, answer) in enumerate(self.pool.run_all(missing), 1):
+                if isinstance(answer, RunCrashedError):
+                    crashes.append(answer)
+                self._say(f"{number}/{len(missing)}  {names[config]}, seed {config.seed}: {_outcome(answer)}")
+                bar.advance(task, training_cost(config))
+        return crashes
+
+    def results(self) -> list[RowResult]:
+        """Every row of every experiment with what has been measured of it so far."""
+        return [self._result(name, row) for name, rows in self.rows.items() for row in rows]
+
+    def _in_rounds(self) -> dict[RunConfig, str]:
+        """The runs in the order in which they are trained, each with the first experiment and row that need it."""
+        names: dict[RunConfig, str] = {}
+        for seed in range(self.study.seeds):
+            for name, rows in self.rows.items():
+                for row in rows:
+                    names.setdefault(row.runs[seed], f"{name}: {row.label}")
+        return names
+
+    def _path(self, name: str) -> Path:
+        return self.study.out / "experiments" / f"{name}.json"
+
+    def _record(self, experiment: Experiment, rows: Sequence[PlannedRow]) -> dict[str, Any]:
+        study = self.study
+        return {
+            "name": experiment.name,
+            "question": experiment.question,
+            "profile": study.profile_name,
+            "dataset": study.dataset,
+            "base": rows[0].label,
+            "seeds": list(range(study.seeds)),
+            "command": list(study.command),
+            "rows": [
+                {
+                    "label": row.label,
+                    "changes": row.changes,
+                    "document": asdict(row.document) if row.document else None,
+                    "runs": [
+                        {"seed": run.seed, "path": self.pool.path(run).relative_to(study.out).as_posix()}
+                        for run in row.runs
+                    ],
+                }
+                for row in rows
+            ],
+        }
+
+    def _result(self, name: str, row: PlannedRow) -> RowResult:
+        ended = [summary for run in row.runs if (summary := self.pool.summary(run))]
+        finished = [summary for summary in ended if summary.status == "finished"]
+        test = [s.test_accuracy for s in finished if s.test_accuracy is not None]
+        val = [s.val_accuracy for s in finished if s.val_accuracy is not None]
+        seconds = [s.epoch_seconds for s in finished if s.epoch_seconds is not None]
+        return RowResult(
+            experiment=name,
+            label=row.label,
+            seeds=len(finished),
+            diverged=len(ended) - len(finished),
+            test_accuracy=mean_interval(test) if test else None,
+            val_accuracy=mean_interval(val) if val else None,
+            epoch_seconds=statistics.median(seconds) if seconds else None,
+        )
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False)
+
+
+def _check_same_study(path: Path, record: dict[str, Any]) -> None:
+    if not path.exists():
+        return
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+        differences = [
+            f"{key} {old[key]}, not {record[key]}" for key in ("profile", "dataset") if old[key] != record[key]
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: is not an experiment's record ({error}); choose another --out.") from None
+    if differences:
+        raise InputError(f"{path}: holds this experiment with {' and '.join(differences)}; choose another --out.")
+
+
+def _outcome(answer: Summary | RunCrashedError) -> str:
+    if isinstance(answer, RunCrashedError) or answer.test_accuracy is None:
+        return str(answer) if isinstance(answer, RunCrashedError) else f"diverged: {answer.message}"
+    return f"test {answer.test_accuracy:.2%}, {answer.epoch_seconds or 0:.1f} s/epoch"
+
+
+@contextmanager
+def _progress(console: Console, total: float) -> Iterator[tuple[Progress, Any]]:
+    """A bar that counts multiply-adds, so that the time left does not assume that all runs are alike."""
+    progress = Progress(
+        TextColumn("{task.percentage:.0f} %"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        speed_estimate_period=24 * 3600,
+    )
+    with progress:
+        yield progress, progress.add_task("runs", total=total)
+
+
+def results_table(results: Sequence[RowResult], title: str) -> Table:
+    """What has been measured, a section for each experiment; accuracies as mean ± standard deviation over seeds."""
+    table = Table("experiment", "row", title=title, title_justify="left")
+    for heading in ("test", "validation", "s/epoch", "seeds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    previous = ""
+    for result in results:
+        first = result.experiment != previous
+        if first:
+            table.add_section()
+        table.add_row(
+            result.experiment if first else "",
+            result.label,
+            _mean_and_deviation(result.test_accuracy),
+            _mean_and_deviation(result.val_accuracy),
+            "–" if result.epoch_seconds is None else f"{result.epoch_seconds:.2f}",
+            f"{result.seeds}" + (f" ({result.diverged} diverged)" if result.diverged else ""),
+        )
+        previous = result.experiment
+    return table
+
+
+def _mean_and_deviation(interval: MeanInterval | None) -> str:
+    if interval is None:
+        return "–"
+    return f"{interval.mean:.2%}" + ("" if interval.std is None else f" ± {100 * interval.std:.2f}")

@@ -1,0 +1,47 @@
+"""Experiments whose runs take a fraction of a second: a tiny profile of the digits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from convmixer.config import DataConfig
+from convmixer.experiments import Experiment, Profile, Row
+from convmixer.experiments.suite import Study, Suite
+
+TINY = Profile(
+    "tiny",
+    seeds=2,
+    fields={
+        "recipe": "baseline",
+        "dim": 8,
+        "depth": 1,
+        "kernel_size": 3,
+        "patch_size": 2,
+        "epochs": 2,
+        "batch_size": 200,
+        "randaugment": 0,
+    },
+    widest=16,
+)
+
+RATES = Experiment(
+    name="rates",
+    question="Which learning rate?",
+    base=Row("lr {lr}", {"lr": 0.01}),
+    rows=tuple(Row("lr {lr}", {"lr": lr}) for lr in (0.003, 0.03)),
+)
+WIDTHS = Experiment(
+    name="widths",
+    question="Which width?",
+    base=RATES.base,
+    rows=(Row("dim {dim}", {"dim": 512}), Row("dropout", {"dropout": 0.2}), Row("dim {dim}", {"dim": 1024})),
+)
+"""Its base is a run of RATES too, and its last row is too wide for the tiny profile."""
+
+
+def tiny_suite(out: Path, seeds: int = 2, profile: Profile = TINY) -> Suite:
+    # The engine that "auto" stands for is measured: it may be another one in another process.
+    common = {"device": "cpu", "engine": "plain"}
+    data = DataConfig(dataset="digits")
+    study = Study(out=out, profile_name="tiny", profile=profile, seeds=seeds, data=data, common=common)
+    return Suite(study, (RATES, WIDTHS))
