@@ -22,7 +22,8 @@ Activation = Literal["gelu", "relu"]
 Crop = Literal["none", "pad", "resized"]
 CropFill = Literal["black", "reflect"]
 FlipMode = Literal["random", "alternating"]
-Schedule = Literal["cosine", "triangular"]
+Schedule = Literal["cosine", "triangular", "linear", "onecycle"]
+Optimizer = Literal["adamw", "sgd", "muon"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Engine = Literal["auto", "plain", "fast"]
@@ -209,24 +210,42 @@ class AugmentConfig(_Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(_Checked):
-    """The optimisation: AdamW with a learning rate that changes every step."""
+    """The optimisation: a learning rate that changes every step, and what is done with it."""
 
     epochs: int = 25
     """Passes over the training images."""
-    batch_size: int = 512
-    """Images in a step; a last, smaller batch is left out (the order changes every epoch)."""
+    batch_size: int | None = None
+    """Images in a step; by default the largest power of two from 16 to 512 with which an epoch has 40 steps. A last,
+    smaller batch is left out (the order changes every epoch)."""
+    accumulate: int = 1
+    """Parts of a batch that go through the model one after the other, to save memory; the statistics of batch
+    normalisation are those of a part."""
+    optimizer: Optimizer = "adamw"
+    """adamw; sgd (with Nesterov momentum); muon (orthogonal steps for the weights of pointwise convolutions, with a
+    learning rate of their own, and adamw for all others)."""
     lr: float = 0.01
     """Peak learning rate."""
+    matrix_lr: float = 0.02
+    """Peak learning rate of muon's orthogonal steps."""
+    momentum: float = 0.9
+    """Momentum of sgd, and of muon's orthogonal steps."""
     weight_decay: float = 0.01
-    """Decoupled weight decay of AdamW, on every parameter."""
+    """Weight decay: decoupled (times the learning rate) in adamw and muon, part of the gradient in sgd."""
+    decay_norms: bool = True
+    """Weight decay on normalisations and biases too."""
     clip_norm: float = 1.0
     """Largest norm of the gradient of all parameters together; 0 does not clip."""
     schedule: Schedule = "cosine"
-    """cosine (linear warm-up, then half a cosine to 0) or triangular (0 to peak at 2/5, 1/20 of it at 4/5, then 0)."""
+    """cosine (linear warm-up, then half a cosine to 0), linear (linear warm-up, then a line to 0), triangular (0 to
+    peak at 2/5, 1/20 of it at 4/5, then 0) or onecycle (half a cosine up until 3/10, then half a cosine to 0)."""
     warmup_epochs: float = 1.0
-    """Length of the cosine schedule's linear warm-up in epochs."""
+    """Length of the linear warm-up of cosine and linear in epochs, at most half of the run."""
     label_smoothing: float = 0.0
     """Probability mass spread evenly over all classes in the training loss."""
+    ema_decay: float = 0.0
+    """Decay for each step of a moving average of the weights, which is then what is kept; 0 is off."""
+    eval_every: int = 1
+    """Epochs from one evaluation on held-out images to the next; the last epoch always has one."""
     precision: Precision = "auto"
     """auto: bfloat16 or float16 on a GPU that has it, else float32. float16 falls back to float32 without a GPU."""
     channels_last: bool = False
@@ -240,10 +259,11 @@ class TrainConfig(_Checked):
     """Minutes between checkpoints within an epoch; one is written after every epoch as well."""
 
     def _problems(self) -> Iterator[str]:
-        yield from _at_least(self, 1, "epochs")
+        yield from _at_least(self, 1, "epochs", "accumulate", "eval_every")
         yield from _at_least(self, 2, "batch_size")  # batch normalisation has no statistics of one
-        yield from _at_least(self, 0, "lr", "weight_decay", "clip_norm", "warmup_epochs", "checkpoint_minutes")
-        yield from _within(self, 0.0, 1.0, "label_smoothing", closed=False)
+        yield from _at_least(self, 0, "lr", "matrix_lr", "weight_decay", "clip_norm", "warmup_epochs")
+        yield from _at_least(self, 0, "checkpoint_minutes")
+        yield from _within(self, 0.0, 1.0, "label_smoothing", "momentum", "ema_decay", closed=False)
 
 
 @dataclass(frozen=True, kw_only=True)

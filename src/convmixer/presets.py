@@ -58,12 +58,14 @@ RECIPES: dict[str, Recipe] = {
     "baseline": Recipe(
         "as the study's document describes it",
         AugmentConfig(crop="pad", randaugment=2),
-        TrainConfig(lr=0.01, weight_decay=0.01),
+        TrainConfig(batch_size=512, lr=0.01, weight_decay=0.01),
     ),
     "reference": Recipe(
         "the authors' short CIFAR-10 run, and what the study really ran",
         AugmentConfig(crop="resized", crop_scale=1.0, randaugment=2, randaugment_magnitude=12),
-        TrainConfig(lr=0.05, weight_decay=0.005, clip_norm=1.0, schedule="triangular", precision="float16"),
+        TrainConfig(
+            batch_size=512, lr=0.05, weight_decay=0.005, clip_norm=1.0, schedule="triangular", precision="float16"
+        ),
     ),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -46,14 +47,20 @@ def stop_after(calls: int) -> Callable[[], None]:
 
 
 def run_loop(
-    folder: Path, digits: Dataset, check: Callable[[], None], forget: tuple[str, ...] = (), engine: Engine = "plain"
+    folder: Path,
+    digits: Dataset,
+    check: Callable[[], None],
+    forget: tuple[str, ...] = (),
+    engine: Engine = "plain",
+    **changes: Any,
 ) -> TrainingLoop:
     """Runs the loop in ``folder`` from its checkpoint, if there is one, without the parts of it named in ``forget``."""
     folder.mkdir(exist_ok=True)
-    loop = TrainingLoop(tiny_config(**RANDOM, engine=engine), digits, RunDir(folder), torch.device("cpu"))
+    config = tiny_config(**RANDOM, engine=engine).replace(**changes)
+    loop = TrainingLoop(config, digits, RunDir(folder), torch.device("cpu"))
     state, _ = load_checkpoint(folder)
     if state is not None:
-        fresh = {"rng": torch.get_rng_state(), "optimizer": loop.optimizer.state_dict(), "best": {}}
+        fresh = {"rng": torch.get_rng_state(), "best": {}, **copy.deepcopy(loop.update.state_dict())}
         loop.restore(state | {part: fresh[part] for part in forget})
     try:
         loop.run_epochs(check, TrainingDisplay(Console(quiet=True), 3, len(loop.batches)))
@@ -65,9 +72,9 @@ def run_loop(
 def outcome(loop: TrainingLoop) -> dict[str, Any]:
     """All that must not depend on interruptions: weights, moments, random state, best weights, metrics."""
     records = [{**vars(record), "seconds": 0, "images_per_second": 0} for record in loop.records]
+    update = loop.update.state_dict()
     return {
-        "model": loop.model.state_dict(),
-        "optimizer": loop.optimizer.state_dict()["state"],
+        "update": update | {"optimizer": update["optimizer"]["state"]},  # learning rates are set before each step
         "rng": torch.get_rng_state(),
         "best": loop.best,
         "best_epoch": loop.best_epoch,
@@ -80,6 +87,8 @@ def equal(a: Any, b: Any) -> bool:
         return torch.equal(a, b)
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(equal, a, b))
     return bool(a == b)
 
 
@@ -103,6 +112,37 @@ def test_stopped_at_every_step_it_ends_with_the_same_bits(tmp_path: Path, digits
         loop = run_loop(tmp_path / "pieces", digits, stop_after(2), engine="auto")
         assert loop.model.engine == loop.engine == engine
     assert equal(outcome(loop), expected)
+
+
+# Each with what else a checkpoint has to hold, or with another way through the loop.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "sgd": {"optimizer": "sgd", "lr": 0.1, "schedule": "onecycle"},
+    "muon": {"optimizer": "muon", "decay_norms": False, "schedule": "linear", "ema_decay": 0.9},
+    "parts": {"ema_decay": 0.5, "accumulate": 3, "eval_every": 2},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_every_option_resumes_with_the_same_bits(tmp_path: Path, digits: Dataset, options: str) -> None:
+    changes = OPTIONS[options]
+    expected = outcome(run_loop(tmp_path / "whole", digits, lambda: None, **changes))
+    loop = run_loop(tmp_path / "pieces", digits, stop_after(3), **changes)  # an average is evaluated as well
+    for _ in range(30):
+        if len(loop.records) == 3:
+            break
+        loop = run_loop(tmp_path / "pieces", digits, stop_after(3), **changes)
+    assert equal(outcome(loop), expected)
+
+
+@pytest.mark.parametrize("forgotten", ["optimizer", "average"])
+def test_options_without_a_part_of_the_checkpoint_end_differently(
+    tmp_path: Path, digits: Dataset, forgotten: str
+) -> None:
+    changes = OPTIONS["muon"]
+    expected = outcome(run_loop(tmp_path / "whole", digits, lambda: None, **changes))
+    run_loop(tmp_path / "stopped", digits, stop_after(9), **changes)
+    with_loss = run_loop(tmp_path / "stopped", digits, lambda: None, forget=(forgotten,), **changes)
+    assert not equal(outcome(with_loss), expected)
 
 
 def test_engines_agree(tmp_path: Path, digits: Dataset) -> None:

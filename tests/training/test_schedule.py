@@ -45,7 +45,28 @@ def test_cosine_by_hand() -> None:
     assert rates[5] == pytest.approx(0.5 * (1 + math.cos(math.pi * 2 / 4)))
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "triangular"])
+@given(epochs=st.integers(1, 200), steps=st.integers(1, 50), warmup=st.floats(0, 10), data=st.data())
+def test_linear_is_piecewise_linear(epochs: int, steps: int, warmup: float, data: st.DataObject) -> None:
+    config = TrainConfig(schedule="linear", lr=0.05, epochs=epochs, warmup_epochs=warmup)
+    step = data.draw(st.integers(0, epochs * steps - 1))
+    knots = [0, min(warmup, epochs / 2), epochs]
+    expected = np.interp((step + 1) / steps, knots, [0, 0.05, 0])
+    assert learning_rate(config, step, steps) == pytest.approx(expected, abs=1e-12)
+
+
+def test_onecycle_is_pytorchs() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    total = 1000
+    oracle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.3, total_steps=total + 1, cycle_momentum=False)
+    config = TrainConfig(schedule="onecycle", lr=0.3, epochs=10)
+    for step in range(total):
+        optimizer.step()
+        oracle.step()
+        # Ours reads the schedule at the end of a step, and a cycle of ours is a step shorter than PyTorch's.
+        assert learning_rate(config, step, total // 10) == pytest.approx(oracle.get_last_lr()[0], rel=0.02, abs=2e-7)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "triangular", "linear", "onecycle"])
 def test_the_rate_reaches_the_optimiser_at_every_step(
     tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch, schedule: str
 ) -> None:

@@ -139,6 +139,40 @@ def test_without_validation_the_last_epoch_is_taken(tmp_path: Path) -> None:
     assert (summary.selected_epoch, summary.val_accuracy) == (2, None)
 
 
+def test_the_average_is_chosen_by_and_kept(tmp_path: Path, digits: Dataset) -> None:
+    summary = train(tiny_config(ema_decay=0.9, epochs=4, lr=0.05), tmp_path / "run", dataset=digits)
+    records = RunDir(tmp_path / "run").metrics()
+    best = max(record.ema_val_accuracy or 0 for record in records)
+    selected = records[(summary.selected_epoch or 0) - 1]
+    assert selected.ema_val_accuracy == summary.val_accuracy == best
+    assert summary.raw_val_accuracy == selected.val_accuracy
+    assert all(record.val_loss != record.ema_val_loss for record in records)
+    kept = evaluate_run(tmp_path / "run", "val", dataset=digits)
+    assert kept.figures.accuracy == best
+    assert kept.figures.loss == pytest.approx(selected.ema_val_loss, rel=1e-4)
+
+
+def test_without_an_average_there_are_no_figures_of_one(tmp_path: Path, digits: Dataset) -> None:
+    summary = train(tiny_config(), tmp_path / "run", dataset=digits)
+    assert summary.raw_val_accuracy is None
+    assert all(record.ema_val_accuracy is None for record in RunDir(tmp_path / "run").metrics())
+
+
+def test_the_average_under_the_original_protocol(tmp_path: Path) -> None:
+    summary = train(tiny_config(protocol="original", ema_decay=0.5), tmp_path / "run")
+    records = RunDir(tmp_path / "run").metrics()
+    assert summary.test_accuracy == max(record.ema_test_accuracy or 0 for record in records)
+    assert (summary.val_accuracy, summary.raw_val_accuracy) == (None, None)
+
+
+@pytest.mark.parametrize(("every", "evaluated"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (3, [3, 5]), (9, [5])])
+def test_epochs_between_evaluations(tmp_path: Path, digits: Dataset, every: int, evaluated: list[int]) -> None:
+    summary = train(tiny_config(epochs=5, eval_every=every), tmp_path / "run", dataset=digits)
+    records = RunDir(tmp_path / "run").metrics()
+    assert [record.epoch for record in records if record.val_accuracy is not None] == evaluated
+    assert summary.selected_epoch in evaluated
+
+
 def test_divergence_is_named_and_the_last_good_checkpoint_stays(tmp_path: Path, digits: Dataset) -> None:
     config = tiny_config(epochs=4, lr=1e30, warmup_epochs=0.0, clip_norm=0.0)
     summary = train(config, tmp_path / "run", dataset=digits)

@@ -48,9 +48,10 @@ class TrainingDisplay:
             f"loss {record.train_loss:.4f}",
             f"train {record.train_accuracy:.2%}",
         ]
-        for name, accuracy in (("val", record.val_accuracy), ("test", record.test_accuracy)):
+        for name in ("val", "ema_val", "test", "ema_test"):
+            accuracy = getattr(record, f"{name}_accuracy")
             if accuracy is not None:
-                parts.append(f"{name} {accuracy:.2%}")
+                parts.append(f"{name.replace('_', ' ')} {accuracy:.2%}")
         parts += [f"lr {record.lr:.2e}", f"{record.seconds:.1f} s", f"{record.images_per_second:.0f} img/s"]
         self.console.print("  ".join(parts), highlight=False)
 

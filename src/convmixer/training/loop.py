@@ -10,7 +10,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from convmixer.config import Engine, RunConfig
 from convmixer.data import Dataset
@@ -18,13 +17,15 @@ from convmixer.data.augment import Augment
 from convmixer.data.batches import Normalize, TrainBatches
 from convmixer.data.mixing import Mixing
 from convmixer.errors import InputError
-from convmixer.models import build_model, count_parameters
+from convmixer.models import ConvMixer, build_model, count_parameters
 from convmixer.training.checkpoint import save_checkpoint
 from convmixer.training.display import TensorBoard, TrainingDisplay
 from convmixer.training.evaluate import compute_logits, loss_and_accuracy
 from convmixer.training.run_dir import EpochRecord, RunDir
 from convmixer.training.runtime import autocast, choose_precision, dtype_name
-from convmixer.training.schedule import learning_rate
+from convmixer.training.schedule import learning_rate, rate_factor
+from convmixer.training.sizes import check_sizes
+from convmixer.training.step import TrainStep
 
 _LOOK_SECONDS = 0.5  # how often a GPU's losses are looked at: each look waits for the GPU
 _POSITION = ("epoch", "step", "seconds", "losses", "correct", "best_epoch")
@@ -47,21 +48,20 @@ class TrainingLoop:
 
     def __init__(self, config: RunConfig, dataset: Dataset, run: RunDir, device: torch.device) -> None:
         info, settings = dataset.info, config.train
-        _check_patches(config.architecture.patch_size, info.image_size, info.name)
+        batch_size = check_sizes(config, info)
         self.config, self.dataset, self.run, self.device = config, dataset, run, device
         self.precision = choose_precision(settings.precision, device)
         torch.manual_seed(config.seed)
         self.model = build_model(config.architecture, len(info.classes), info.channels, settings.engine)
         layout = torch.channels_last if settings.channels_last else torch.preserve_format
         self.model.to(device, memory_format=layout)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision is torch.float16)
+        self.update = TrainStep(self.model, settings, device, self.precision)
         self.normalize = Normalize(info, device, settings.channels_last)
         augment = Augment(config.augment, mean=info.mean, mirror=info.mirror)
         images = dataset.splits["train"]
         mixing = Mixing.of(config.augment, len(info.classes))
-        self.batches = TrainBatches(images, settings.batch_size, config.seed, augment, self.normalize, device, mixing)
-        self.engine = self._pin_engine()
+        self.batches = TrainBatches(images, batch_size, config.seed, augment, self.normalize, device, mixing)
+        self.engine = self._set_engine(self._measured_engine())
         # The split that chooses the epoch; without one the last epoch is taken.
         self.selection = "test" if config.protocol == "original" else "val" if "val" in dataset.splits else None
 
@@ -75,14 +75,22 @@ class TrainingLoop:
         self._unseen: list[torch.Tensor] = []  # (loss, correct) of steps that were not looked at yet
         self._looked = self._saved = time.monotonic()
 
-    def _pin_engine(self) -> Engine:
-        """Settles what "auto" is for this run's batches, so that evaluation and resuming do not choose anew."""
-        info, count = self.dataset.info, self.batches.batch_size
+    def _measured_engine(self) -> Engine:
+        """What "auto" is for this run's batches; settled, so that evaluation and resuming do not choose anew."""
+        info, count = self.dataset.info, self.batches.batch_size // self.config.train.accumulate
         with autocast(self.device, self.precision):
             images = torch.zeros(count, info.channels, info.image_size, info.image_size, device=self.device)
-            engine: Engine = self.model.engine_for(images)
-        self.model.set_engine(engine)
+            return self.model.engine_for(images)
+
+    def _set_engine(self, engine: Engine) -> Engine:
+        for model in self._models().values():
+            model.set_engine(engine)
         return engine
+
+    def _models(self) -> dict[str, ConvMixer]:
+        """The models to evaluate, by what stands before their figures' names; the last one is chosen from and kept."""
+        average = self.update.average
+        return {"": self.model} | ({"ema_": average.model} if average is not None else {})
 
     def describe(self) -> str:
         """One line: model, data, device."""
@@ -145,21 +153,9 @@ class TrainingLoop:
 
     def _train_step(self, images: torch.Tensor, targets: torch.Tensor) -> None:
         """One update from (B, C, H, W) float32 images and (B,) labels or (B, K) probabilities."""
-        settings = self.config.train
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(self.step)
-        with autocast(self.device, self.precision):
-            logits = self.model(images)
-            loss = F.cross_entropy(logits, targets, label_smoothing=settings.label_smoothing)
-        labels = targets if targets.dim() == 1 else targets.argmax(1)  # a mixed image is the one it has most of
-        self._unseen.append(torch.stack((loss.detach().float(), (logits.argmax(1) == labels).sum().float())))
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
-        if settings.clip_norm > 0:
-            self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        position = self.epoch * len(self.batches) + self.step
+        self.update.set_learning_rate(rate_factor(self.config.train, position, len(self.batches)))
+        self._unseen.append(self.update(images, targets))
 
     def _learning_rate(self, step: int) -> float:
         return learning_rate(self.config.train, self.epoch * len(self.batches) + step, len(self.batches))
@@ -192,14 +188,10 @@ class TrainingLoop:
 
     def _record(self, check: Callable[[], None]) -> EpochRecord:
         """Evaluates after the last step of an epoch and keeps the weights if they are the best."""
+        due = (self.epoch + 1) % self.config.train.eval_every == 0 or self.epoch + 1 == self.config.train.epochs
         held: dict[str, float] = {}
-        if self.selection:
-            part = self.dataset.splits[self.selection]
-            logits = compute_logits(self.model, part, self.normalize, self.device, self.precision, check=check)
-            loss, accuracy = loss_and_accuracy(logits, part.labels)
-            if not math.isfinite(loss):
-                raise self._diverged(f"the {self.selection} loss is {loss}")
-            held = {f"{self.selection}_loss": loss, f"{self.selection}_accuracy": accuracy}
+        for prefix, model in self._models().items() if self.selection and due else ():
+            held |= self._held_out(f"{prefix}{self.selection}", model, check)
         train_loss, train_accuracy, rate = self._running_means()
         record = EpochRecord(
             epoch=self.epoch + 1,
@@ -210,14 +202,25 @@ class TrainingLoop:
             images_per_second=rate,
             **held,
         )
-        if self._score(record) >= max((self._score(earlier) for earlier in self.records), default=0.0):
-            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+        if (due or not self.selection) and self._score(record) >= max(map(self._score, self.records), default=0.0):
+            *_, kept = self._models().values()
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in kept.state_dict().items()}
             self.best_epoch = record.epoch
         return record
 
+    def _held_out(self, name: str, model: ConvMixer, check: Callable[[], None]) -> dict[str, float]:
+        """Loss and accuracy of a model on the images that choose the epoch, named ``name`` in the record."""
+        assert self.selection
+        part = self.dataset.splits[self.selection]
+        logits = compute_logits(model, part, self.normalize, self.device, self.precision, check=check)
+        loss, accuracy = loss_and_accuracy(logits, part.labels)
+        if not math.isfinite(loss):
+            raise self._diverged(f"the {name} loss is {loss}")
+        return {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
+
     def _score(self, record: EpochRecord) -> float:
         """What the epoch is chosen by; of equal epochs the last wins, so a constant chooses the last of all."""
-        return float(getattr(record, f"{self.selection}_accuracy")) if self.selection else 0.0
+        return record.held_out()[1] or 0.0
 
     def save(self) -> None:
         """Writes a checkpoint. Raises DivergedError, and leaves the last one, if a loss or a weight is not finite."""
@@ -229,9 +232,7 @@ class TrainingLoop:
             "fingerprint": self.dataset.info.fingerprint,
             "threads": torch.get_num_threads(),
             "engine": self.engine,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **self.update.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "position": {name: getattr(self, name) for name in _POSITION},
@@ -251,14 +252,11 @@ class TrainingLoop:
                 f"{self.config.data.dataset}: the images are not those that the run in {self.run.path} began with; "
                 "put them back, or choose another --out."
             )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.update.load_state_dict(state)
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
-        self.engine = state["engine"]
-        self.model.set_engine(state["engine"])
+        self.engine = self._set_engine(state["engine"])
         for name in _POSITION:
             setattr(self, name, state["position"][name])
         self.records = [EpochRecord(**record) for record in state["records"]]
@@ -266,11 +264,3 @@ class TrainingLoop:
         if self.device.type == "cpu" and state["threads"] != torch.get_num_threads():
             return f"The run began with {state['threads']} threads, so the last bits of its result may differ now."
         return ""
-
-
-def _check_patches(patch_size: int, image_size: int, name: str) -> None:
-    if image_size % patch_size:
-        sizes = ", ".join(str(d) for d in range(1, image_size + 1) if image_size % d == 0)
-        raise InputError(
-            f"--patch-size: {patch_size} does not divide the {image_size} pixels of {name}; choose one of {sizes}."
-        )

@@ -58,15 +58,24 @@ class EpochRecord:
     test_loss: float | None = None
     """Only under the original protocol, which looks at the test set in every epoch."""
     test_accuracy: float | None = None
+    ema_val_loss: float | None = None
+    """Of the moving average of the weights, where there is one. The figures above are of the weights themselves."""
+    ema_val_accuracy: float | None = None
+    ema_test_loss: float | None = None
+    ema_test_accuracy: float | None = None
     seconds: float
     """Training only, without evaluation and checkpoints."""
     images_per_second: float
 
     def held_out(self) -> tuple[float | None, float | None]:
-        """Loss and accuracy on the images that choose the epoch, if there are any."""
-        if self.test_loss is not None:
-            return self.test_loss, self.test_accuracy
-        return self.val_loss, self.val_accuracy
+        """Loss and accuracy that choose the epoch: of the average where there is one; None if nothing was evaluated."""
+        figures = (
+            (self.ema_test_loss, self.ema_test_accuracy),
+            (self.test_loss, self.test_accuracy),
+            (self.ema_val_loss, self.ema_val_accuracy),
+            (self.val_loss, self.val_accuracy),
+        )
+        return next((pair for pair in figures if pair[0] is not None), (None, None))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +94,9 @@ class Summary:
     selected_epoch: int | None
     train_accuracy: float | None
     val_accuracy: float | None
+    """Of the weights that are kept: the moving average, where there is one."""
     test_accuracy: float | None
+    """Likewise."""
     test_loss: float | None
     epoch_seconds: float | None
     """Median over epochs, training only."""
@@ -93,6 +104,8 @@ class Summary:
     device: str
     precision: str
     engine: str
+    raw_val_accuracy: float | None = None
+    """Of the weights themselves in the selected epoch, where the average is kept."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``summary.json`` holds them."""

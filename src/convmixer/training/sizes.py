@@ -1,0 +1,34 @@
+"""Sizes that follow from the data, and whether those that were asked for fit them."""
+
+from __future__ import annotations
+
+from convmixer.config import RunConfig
+from convmixer.data import DatasetInfo
+from convmixer.errors import InputError
+
+_STEPS = 40  # of an epoch, at least, where the batch size is left to the data
+_SMALLEST, _LARGEST = 16, 512
+
+
+def batch_size_for(images: int) -> int:
+    """The batch size for a training set: a power of two, large where an epoch still has enough steps."""
+    fitting = max(images // _STEPS, 1)
+    return min(max(1 << (fitting.bit_length() - 1), _SMALLEST), _LARGEST)
+
+
+def check_sizes(config: RunConfig, info: DatasetInfo) -> int:
+    """The images in a step. Raises InputError where a size does not fit the images."""
+    patch, side = config.architecture.patch_size, info.image_size
+    if side % patch:
+        sizes = ", ".join(str(d) for d in range(1, side + 1) if side % d == 0)
+        raise InputError(
+            f"--patch-size: {patch} does not divide the {side} pixels of {info.name}; choose one of {sizes}."
+        )
+    images, parts = info.sizes["train"], config.train.accumulate
+    batch = min(config.train.batch_size or batch_size_for(images), images)
+    if batch < 2 * parts:
+        raise InputError(
+            f"--accumulate: {parts} parts of a batch of {batch} have less than two images each; "
+            f"choose at most {batch // 2}."
+        )
+    return batch
