@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from convmixer.models import describe_models
-from convmixer.utils.visualization import architecture, save_figure
+from convmixer.utils.architecture import architecture
+from convmixer.utils.visualization import save_figure
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

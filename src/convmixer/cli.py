@@ -27,6 +27,7 @@ from convmixer.presets import run_config
 
 if TYPE_CHECKING:
     from convmixer.experiments.suite import Study
+    from convmixer.report.records import StudyRecord
     from convmixer.training.evaluate import RunEvaluation
     from convmixer.training.run_dir import Summary
 
@@ -311,6 +312,36 @@ class Bench:
         return 0
 
 
+@dataclass(frozen=True)
+class Report:
+    """Report a study, a folder of runs or a run: a page, Markdown with pictures, JSON and CSV."""
+
+    folder: tyro.conf.Positional[Path]
+    """What to report."""
+    out: Path | None = None
+    """Folder to write all of it to, or a file ending in .html, .md, .json or .csv; by default FOLDER/report."""
+    json: bool = False
+    """Print the records as JSON."""
+    csv: bool = False
+    """Print the runs as CSV."""
+
+    def execute(self) -> int:
+        """Runs the command; returns the exit status."""
+        from convmixer.report import csv_text, json_text, write_report
+
+        if self.json and self.csv:
+            raise InputError("--json and --csv: only one of them can be printed; leave one out.")
+        record, files = write_report(self.folder, self.out)
+        if self.json or self.csv:
+            print((json_text if self.json else csv_text)(record), end="")
+        else:
+            _print_report(record)
+        for problem in record.problems:
+            _ERRORS.print(problem, style="yellow", highlight=False, markup=False)
+        _ERRORS.print(f"Written: {', '.join(str(f) for f in files if f.suffix != '.png')}", highlight=False)
+        return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command line, ``sys.argv`` by default, and exits."""
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
@@ -347,6 +378,7 @@ def _parse(arguments: list[str]) -> Any:
         | Annotated[Models, tyro.conf.subcommand("models")]
         | Annotated[Data, tyro.conf.subcommand("data")]
         | Annotated[Bench, tyro.conf.subcommand("bench")]
+        | Annotated[Report, tyro.conf.subcommand("report")]
     )
     style = (tyro.conf.FlagCreatePairsOff,)
     return tyro.cli(commands, args=arguments, prog="convmixer", description=_DESCRIPTION, config=style)
@@ -428,3 +460,15 @@ def _print_evaluation(evaluation: RunEvaluation) -> None:
     for row in figures.per_class:
         classes.add_row(row.name, str(row.images), _percent(row.precision), _percent(row.recall), f"{row.f1:.4f}")
     console.print(classes)
+
+
+def _print_report(record: StudyRecord) -> None:
+    from convmixer.report import tables
+
+    rows = [(experiment.name, row) for experiment in record.experiments for row in experiment.rows]
+    if record.grid is not None and record.grid.winner is not None:
+        rows.append((record.grid.name, record.grid.winner))
+    table = Table("experiment", *tables.summary([], "").headers)
+    for (name, _), cells in zip(rows, tables.summary([row for _, row in rows], "").rows, strict=True):
+        table.add_row(name, *(cell.text for cell in cells))
+    Console().print(table)

@@ -19,10 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from convmixer.utils.architecture import architecture
 from convmixer.utils.metrics import calibration_bins, expected_calibration_error
 from convmixer.utils.visualization import (
     EpochRow,
-    architecture,
     calibration_diagram,
     confusion_matrix,
     learning_curve,

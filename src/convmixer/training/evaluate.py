@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -189,6 +190,18 @@ def write_evaluation(evaluation: RunEvaluation, *, pictures: bool = True) -> lis
     save_figure(confusion_matrix(figures.confusion, [row.name for row in figures.per_class]), files[1])
     save_figure(calibration_diagram(figures.calibration), files[2])
     return files
+
+
+def read_evaluation(run: RunDir, split: str = "test") -> Evaluation | None:
+    """The figures that :func:`write_evaluation` kept, or None if it did not. Raises InputError if they are damaged."""
+    path = run.path / f"evaluation_{split}.json"
+    if not path.exists():
+        return None
+    try:
+        values = json.loads(path.read_text())
+        return Evaluation.from_dict({field.name: values[field.name] for field in dataclasses.fields(Evaluation)})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: does not hold an evaluation ({error!r}).") from None
 
 
 _EVALUATION_FILES = (("evaluation", ".json"), ("confusion", ".png"), ("calibration", ".png"))

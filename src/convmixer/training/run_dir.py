@@ -150,7 +150,14 @@ class RunDir:
     def metrics(self) -> list[EpochRecord]:
         """The finished epochs in ``metrics.jsonl``."""
         path = self.path / "metrics.jsonl"
-        return [EpochRecord(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+        try:
+            return [EpochRecord(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
+            raise InputError(f"{path}: does not hold a run's epochs ({error}).") from None
+
+    def environment(self) -> dict[str, Any]:
+        """``environment.json``; empty if there is none yet."""
+        return dict(self._read("environment.json")) if (self.path / "environment.json").exists() else {}
 
     def status(self) -> Status:
         """What the files and the lock say of the run."""
@@ -182,8 +189,8 @@ class RunDir:
 
     def write_environment(self, values: dict[str, Any]) -> None:
         """Writes ``environment.json``; what it said before a run was resumed is kept in it, under "earlier"."""
-        earlier = [self._read("environment.json")] if (self.path / "environment.json").exists() else []
-        self.write_json("environment.json", values | ({"earlier": earlier} if earlier else {}))
+        before = self.environment()
+        self.write_json("environment.json", values | ({"earlier": [before]} if before else {}))
 
     def _read(self, name: str) -> Any:
         path = self.path / name

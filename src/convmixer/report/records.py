@@ -1,0 +1,170 @@
+"""What a report is made of: typed rows, one for each run, row of an experiment and trial of a grid search.
+
+Accuracies and their differences are fractions in [0, 1], times are seconds; what does not exist is None.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from convmixer.utils.metrics import MainEffect, MeanInterval, Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRow:
+    """One run: its figures, and where they come from."""
+
+    path: str
+    """Run directory, relative to the study's."""
+    status: str
+    """finished, diverged, interrupted, running, new; missing (no such directory) or damaged (``message`` says how)."""
+    message: str = ""
+    model: str | None = None
+    dataset: str | None = None
+    recipe: str | None = None
+    protocol: str | None = None
+    seed: int | None = None
+    epochs: int | None = None
+    selected_epoch: int | None = None
+    parameters: int | None = None
+    multiply_adds: int | None = None
+    """For one image."""
+    train_accuracy: float | None = None
+    val_accuracy: float | None = None
+    test_accuracy: float | None = None
+    test_loss: float | None = None
+    calibration_error: float | None = None
+    epoch_seconds: float | None = None
+    images_per_second: float | None = None
+    engine: str | None = None
+    precision: str | None = None
+    machine: str | None = None
+    commit: str | None = None
+    command: str | None = None
+    """What started it."""
+    repeat: str | None = None
+    """What repeats it."""
+    used_by: tuple[str, ...] = ()
+    """The rows that it belongs to, as ``experiment: row``."""
+    further: dict[str, float] = field(default_factory=dict)
+    """Other accuracies in its summary, such as those of averaged weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentFigures:
+    """What the first study reports of a row: the best test epoch of one run on CIFAR-10."""
+
+    test_accuracy: float | None = None
+    train_accuracy: float | None = None
+    epoch_seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A row's test accuracy minus the base's, over the ``n`` seeds that both have."""
+
+    n: int
+    mean: float
+    half_width: float | None
+    """Of the 95 % interval, not widened for the number of comparisons."""
+    p_value: float | None
+    p_adjusted: float | None
+    """By Holm, over the experiment's rows."""
+    verdict: Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonRow:
+    """A row of an experiment: what it changes, and its figures over seeds."""
+
+    label: str
+    is_base: bool
+    changes: dict[str, Any]
+    seeds: tuple[int, ...]
+    """Of the finished runs, which all figures are about."""
+    runs: tuple[str, ...]
+    """Paths of all its runs."""
+    unfinished: int
+    """How many of them have not finished."""
+    test_accuracy: MeanInterval | None
+    train_accuracy: MeanInterval | None
+    val_accuracy: MeanInterval | None
+    gap: MeanInterval | None
+    """Train minus test accuracy."""
+    epoch_seconds: float | None
+    """Median over seeds."""
+    parameters: int | None
+    multiply_adds: int | None
+    further: dict[str, MeanInterval]
+    difference: Difference | None
+    document: DocumentFigures | None
+    document_difference: float | None
+    """Mean test accuracy minus the document's; None on other images than CIFAR-10's."""
+    on_front: bool
+    """No other row is both as accurate and as fast."""
+    insight: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentRecord:
+    """An experiment, or the runs of a folder that belong to none (``base`` is None then)."""
+
+    name: str
+    question: str
+    profile: str | None
+    dataset: str | None
+    base: str | None
+    command: str | None
+    rows: tuple[ComparisonRow, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRow:
+    """A trial of a grid search."""
+
+    number: int
+    values: dict[str, Any]
+    seed: int | None
+    path: str | None
+    state: str
+    val_accuracy: float | None
+    epoch_seconds: float | None
+    document: float | None
+    """The document's test accuracy for these values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridRecord:
+    """A grid search: its trials, what they say of each parameter, and the winner trained again over seeds."""
+
+    name: str
+    space: dict[str, list[Any]]
+    sampler: str | None
+    dataset: str | None
+    command: str | None
+    trials: tuple[TrialRow, ...]
+    effects: tuple[MainEffect, ...]
+    winner: ComparisonRow | None
+    insight: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRecord:
+    """Everything that a report says."""
+
+    name: str
+    command: str
+    experiments: tuple[ExperimentRecord, ...]
+    grid: GridRecord | None
+    runs: tuple[RunRow, ...]
+    problems: tuple[str, ...]
+    """What could not be read, each a sentence."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    def run(self, path: str) -> RunRow:
+        """The run in the directory ``path``."""
+        return next(run for run in self.runs if run.path == path)
