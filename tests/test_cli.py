@@ -79,7 +79,9 @@ def test_import_and_help_are_quick() -> None:
     assert seconds("-m", "convmixer", "train", "--help") < 1
 
 
-@pytest.mark.parametrize("command", ["", "train", "evaluate", "predict", "models", "data", "bench", "experiment"])
+@pytest.mark.parametrize(
+    "command", ["", "train", "evaluate", "predict", "models", "data", "bench", "experiment", "report"]
+)
 def test_help_of_every_command(convmixer: Run, command: str) -> None:
     status, out, _ = convmixer(*command.split(), "--help")
     assert status == 0

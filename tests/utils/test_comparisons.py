@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,6 +40,7 @@ def test_paired_difference_is_scipys_over_shared_seeds(values: dict[int, float],
         assert got.verdict(got.p_value) == "no evidence"
         return
     want = scipy.stats.ttest_rel([values[s] for s in shared], [base[s] for s in shared])
+    assert got.half_width is not None
     assert got.p_value == pytest.approx(want.pvalue, abs=1e-9)
     low, high = want.confidence_interval(0.95)
     assert (got.mean - got.half_width, got.mean + got.half_width) == pytest.approx((low, high), abs=1e-9)
@@ -60,6 +62,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(difference: float) -> No
         row = dict(enumerate(0.9 + difference + seed_effect + rng.normal(0, 0.005, 5)))
         pair = paired_difference(row, base)
         assert pair is not None
+        assert pair.half_width is not None
         covered += abs(pair.mean - difference) <= pair.half_width
         found += pair.verdict(pair.p_value) != "no evidence"
     noise = 4 * math.sqrt(0.05 * 0.95 / trials)
@@ -70,7 +73,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(difference: float) -> No
 def test_mean_intervals_cover_the_truth_as_often_as_they_say() -> None:
     rng, trials = np.random.default_rng(0), 2000
     intervals = [mean_interval(rng.normal(0.9, 0.01, 3)) for _ in range(trials)]
-    covered = sum(abs(interval.mean - 0.9) <= interval.half_width for interval in intervals)
+    covered = sum(abs(interval.mean - 0.9) <= (interval.half_width or 0.0) for interval in intervals)
     assert covered / trials == pytest.approx(0.95, abs=4 * math.sqrt(0.05 * 0.95 / trials))
 
 
@@ -106,7 +109,7 @@ def test_holm_keeps_false_findings_rare_where_single_tests_do_not() -> None:
     assert corrected / trials == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / trials))
 
 
-def factorial(figure) -> list[tuple[dict[str, float], float]]:
+def factorial(figure: Any) -> list[tuple[dict[str, int], float]]:
     trials = [dict(zip("abc", values, strict=True)) for values in itertools.product(range(3), repeat=3)]
     return [(values, figure(values)) for values in trials]
 

@@ -93,7 +93,8 @@ def _load(root: Path, path: str) -> Run:
         info = run.dataset() if (run.path / "dataset.json").exists() else None
         summary, environment, evaluation = run.summary(), run.environment(), read_evaluation(run)
         row = _row(root, path, config, info, summary, environment, evaluation)
-        row = replace(row, status=run.status())
+        failure = run.error().strip().splitlines()
+        row = replace(row, status=run.status(), message=row.message or "".join(failure[-1:]))
         return Run(row, config, info, tuple(run.metrics()), evaluation)
     except InputError as error:
         return Run(RunRow(path=path, status="damaged", message=str(error).replace(f"{root}{os.sep}", "")))

@@ -18,7 +18,7 @@ class RunRow:
     path: str
     """Run directory, relative to the study's."""
     status: str
-    """finished, diverged, interrupted, running, new; missing (no such directory) or damaged (``message`` says how)."""
+    """As :meth:`RunDir.status` has it; missing (no such directory) or damaged (``message`` says how)."""
     message: str = ""
     model: str | None = None
     dataset: str | None = None
