@@ -103,8 +103,9 @@ def test_no_bit_depends_on_the_chunk_or_the_start(
     assert_same(list(chunked.epoch(epoch, start)), expected[start:])
 
 
-def test_a_cpu_prepares_one_batch_at_a_time() -> None:
-    assert batches(ALL, 100, 10).chunk == 1
+def test_a_cpu_prepares_a_thousand_small_images_at_once_or_one_batch_of_large_ones() -> None:
+    assert batches(ALL, 300, 128, size=32).chunk == 8
+    assert batches(ALL, 4, 2, size=900).chunk == 1
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"epoch": 1}], ids=str)

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from convmixer.data.operations import choose, transfer, windows
+from convmixer.data.operations import choose, framed_windows, reflected_windows, transfer
 from convmixer.data.stage import Batch, position, uniform
 
 
@@ -38,13 +37,10 @@ class PadCrop:
 
     def apply(self, images: Tensor, draw: PadCropDraw) -> Tensor:
         """Images shifted by whole pixels."""
-        top, left = transfer([draw.top + self.padding, draw.left + self.padding], images.device)
-        size = images.shape[-1]
-        if self.fill == "black":
-            return windows(F.pad(images, (self.padding,) * 4), top, left, size)
-        place = torch.arange(-self.padding, size + self.padding, device=images.device).abs() % (2 * size - 2)
-        mirrored = torch.minimum(place, 2 * size - 2 - place)
-        return windows(images.index_select(2, mirrored).index_select(3, mirrored), top, left, size)
+        top, left = transfer([draw.top, draw.left], images.device)
+        if self.fill == "reflect":
+            return reflected_windows(images, top, left)
+        return framed_windows(images, top + self.padding, left + self.padding, self.padding)
 
 
 @dataclass(frozen=True)

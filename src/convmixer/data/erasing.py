@@ -37,16 +37,19 @@ class RandomErasing:
 
     def draw(self, batch: Batch) -> Rectangles:
         """Rectangles: area and logarithm of the ratio uniform, then position uniform among those inside the image."""
-        count, size, generator = len(batch), batch.size, batch.generator
-        wanted = uniform((count,), 0, 1, generator) < self.probability
-        area = uniform((count, self.tries), *self.area, generator) * size**2
-        ratio = uniform((count, self.tries), math.log(self.ratio[0]), math.log(self.ratio[1]), generator).exp()
-        height, width = (area * ratio).sqrt().round().long(), (area / ratio).sqrt().round().long()
+        size, generator = batch.size, batch.generator
+        wanted = (uniform((len(batch),), 0, 1, generator) < self.probability).nonzero().flatten()
+        shape = (len(wanted), self.tries)
+        area = uniform(shape, *self.area, generator) * size**2
+        ratio = uniform(shape, math.log(self.ratio[0]), math.log(self.ratio[1]), generator).exp()
+        height, width = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
         fits = (height < size) & (width < size)
         first = fits.int().argmax(1, keepdim=True)
-        erased = wanted & fits.any(1)
-        height, width = (side.gather(1, first).squeeze(1) * erased for side in (height, width))
-        return Rectangles(position(size - height, generator), position(size - width, generator), height, width)
+        height, width = ((side * fits).gather(1, first).squeeze(1).long() for side in (height, width))
+        rectangles = torch.zeros(4, len(batch), dtype=torch.int64)
+        sides = (position(size - height, generator), position(size - width, generator), height, width)
+        rectangles[:, wanted] = torch.stack(sides)
+        return Rectangles(*rectangles)
 
     def apply(self, images: Tensor, draw: Rectangles) -> Tensor:
         """Images with the rectangles filled."""

@@ -20,17 +20,16 @@ Kernel = Callable[[Tensor, Tensor], Tensor]
 def transfer(tensors: Iterable[Tensor], device: torch.device) -> list[Tensor]:
     """CPU tensors on ``device``, moved together in one copy that is not waited for."""
     sources = [tensor.contiguous() for tensor in tensors]
-    raw = [source.flatten().view(torch.uint8) for source in sources]
     # Every tensor starts at a multiple of 8 bytes: a view as its own type has to be aligned.
-    padded = [F.pad(part, (0, -len(part) % 8)) for part in raw]
-    buffer = torch.cat(padded)
-    if device.type == "cuda":  # from other memory than pinned one the copy would wait for what the GPU has to do
-        buffer = buffer.pin_memory()
+    starts = list(accumulate((-(-source.nbytes // 8) * 8 for source in sources), initial=0))
+    # From other memory than pinned one the copy would wait for what the GPU has to do before.
+    buffer = torch.empty(starts[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
+    for start, source in zip(starts, sources, strict=False):
+        buffer[start : start + source.nbytes] = source.flatten().view(torch.uint8)
     buffer = buffer.to(device, non_blocking=device.type == "cuda")
-    starts = accumulate((len(part) for part in padded), initial=0)
     return [
-        buffer[start : start + len(part)].view(source.dtype).view(source.shape)
-        for start, part, source in zip(starts, raw, sources, strict=False)
+        buffer[start : start + source.nbytes].view(source.dtype).view(source.shape)
+        for start, source in zip(starts, sources, strict=False)
     ]
 
 
@@ -42,12 +41,17 @@ def apply_groups(images: Tensor, groups: Iterable[tuple[Kernel, Tensor, Tensor]]
         groups: Kernel, which images, (M,) int64, and their arguments, (M, ...), both on the CPU. No image twice.
     """
     chosen = [group for group in groups if len(group[1])]
-    moved = iter(transfer((tensor for group in chosen for tensor in group[1:]), images.device) if chosen else [])
-    result = images.clone()
-    for kernel, _, _ in chosen:
-        index, argument = next(moved), next(moved)
-        result.index_copy_(0, index, kernel(images.index_select(0, index), argument))
-    return result
+    if not chosen:
+        return images
+    kernels, members, arguments = zip(*chosen, strict=True)
+    others = torch.ones(len(images), dtype=torch.bool)
+    others[torch.cat(members)] = False
+    order = torch.cat([*members, others.nonzero().flatten()])
+    # Sorted by group, changed, and put back: copying each group to its places would take several times longer.
+    order, back, *moved = transfer([order, order.argsort(), *arguments], images.device)
+    parts = images.index_select(0, order).split([*map(len, members), len(images) - sum(map(len, members))])
+    changed = [kernel(part, argument) for kernel, part, argument in zip(kernels, parts, moved, strict=False)]
+    return torch.cat([*changed, parts[-1]]).index_select(0, back)
 
 
 # Geometry.
@@ -63,11 +67,14 @@ def fixed_point(*matrix: Tensor | float) -> Tensor:
     Returns:
         (M, 6) int32; c and f now count from centre to centre.
     """
-    values = [torch.as_tensor(value, dtype=torch.float64) for value in matrix]
-    shape = max(values, key=Tensor.dim).shape
-    a, b, c, d, e, f = (value.expand(shape) for value in values)
-    corrected = torch.stack([a, b, c + a * 0.5 + b * 0.5, d, e, f + d * 0.5 + e * 0.5], dim=-1)
-    return (corrected * 65536 + 0.5).floor().to(torch.int32)
+    count = max(len(value) for value in matrix if isinstance(value, Tensor))
+    values = torch.empty(6, count, dtype=torch.float64)
+    for row, value in zip(values, matrix, strict=True):
+        row[:] = value
+    for offset, factors in ((2, (0, 1)), (5, (3, 4))):
+        for factor in factors:
+            values[offset] += values[factor] * 0.5
+    return (values.T * 65536 + 0.5).floor().to(torch.int32)
 
 
 def affine(images: Tensor, matrix: Tensor) -> Tensor:
@@ -86,15 +93,34 @@ def affine(images: Tensor, matrix: Tensor) -> Tensor:
     return framed.gather(2, source[:, None].expand(-1, channels, -1)).view_as(images)
 
 
-def windows(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
-    """Squares of side ``size`` inside the images, their upper left pixels at ``top`` and ``left``, (N,) int64."""
-    count, channels, height, width = images.shape
-    # Each line of a square is a stretch of the memory: fetched as a whole, which is many times faster than by pixels.
-    stretches = images.contiguous().as_strided((max(0, images.numel() - size + 1), size), (1, 1))
-    plane = torch.arange(count * channels, device=images.device).view(count, channels, 1) * (height * width)
-    line = torch.arange(size, device=images.device) * width
-    start = plane + (top * width + left).view(-1, 1, 1) + line
-    return stretches.index_select(0, start.flatten()).view(count, channels, size, size)
+def framed_windows(images: Tensor, top: Tensor, left: Tensor, frame: int) -> Tensor:
+    """Windows of the images' size into the images with a black ``frame``, their upper left pixels given, (N,) int64."""
+    size = images.shape[2]
+    framed = F.pad(images, (frame,) * 4)
+    # Each line of a window is a stretch of the memory: fetched as a whole, which is many times faster than by pixels.
+    stretches = framed.as_strided((max(0, framed.numel() - size + 1), size), (1, 1))
+    width = size + 2 * frame
+    first = _planes(images) * width**2 + (top * width + left).view(-1, 1, 1)
+    lines = first + torch.arange(size, device=images.device) * width
+    return stretches.index_select(0, lines.flatten()).view_as(images)
+
+
+def reflected_windows(images: Tensor, top: Tensor, left: Tensor) -> Tensor:
+    """Windows of the images' size that begin at ``top`` and ``left``, (N,) int64; numpy's ``reflect`` outside."""
+    size = images.shape[2]
+    place = torch.arange(size, device=images.device)
+    turn = 2 * size - 2
+    rows, columns = ((start[:, None] + place).abs() % turn for start in (top, left))
+    rows, columns = (torch.minimum(there, turn - there) for there in (rows, columns))
+    lines = _planes(images) * size + rows[:, None]
+    rows_chosen = images.flatten(0, 2).index_select(0, lines.flatten()).view_as(images)
+    return rows_chosen.gather(3, columns[:, None, None].expand(images.shape))
+
+
+def _planes(images: Tensor) -> Tensor:
+    """The number of each channel of each image: (N, C, 1) int64."""
+    count, channels = images.shape[:2]
+    return torch.arange(count * channels, device=images.device).view(count, channels, 1)
 
 
 def choose(mask: Tensor, there: Tensor, elsewhere: Tensor) -> Tensor:
