@@ -107,11 +107,11 @@ class Folder(Dataset[tuple[torch.Tensor, int]]):
         return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1), self.labels[index]
 
 
-def accuracy(model: nn.Module, loader: DataLoader[tuple[torch.Tensor, int]]) -> float:
+def accuracy(model: nn.Module, loader: DataLoader[tuple[torch.Tensor, int]], device: str) -> float:
     """Fraction of the loader's images that the model gets right."""
     model.eval()
-    with torch.no_grad():
-        correct = [(model(images).argmax(1) == labels).float() for images, labels in loader]
+    with torch.no_grad(), torch.autocast(device, torch.float16, enabled=device == "cuda"):
+        correct = [(model(images.to(device)).argmax(1).cpu() == labels).float() for images, labels in loader]
     return torch.cat(correct).mean().item()
 
 
@@ -124,6 +124,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--flush-denormal", action="store_true", help="treat denormal numbers as zero")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="on cuda in float16, as the original")
     args = parser.parse_args()
     torch.set_flush_denormal(args.flush_denormal)
     torch.manual_seed(args.seed)
@@ -133,7 +134,9 @@ def main() -> None:
     loader = DataLoader(train, args.batch_size, shuffle=True, num_workers=args.workers, drop_last=True)
     test_loader = DataLoader(test, args.batch_size)
     model = conv_mixer(args.dim, args.depth, args.kernel_size, args.patch_size, len(set(train.labels)))
+    model.to(args.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.005)
+    scaler = torch.amp.GradScaler(args.device, enabled=args.device == "cuda")
     for epoch in range(args.epochs):
         model.train()
         start, correct, seen = time.perf_counter(), 0, 0
@@ -141,17 +144,21 @@ def main() -> None:
             progress = epoch + (step + 1) / len(loader)
             knots = [0, args.epochs * 2 / 5, args.epochs * 4 / 5, args.epochs]
             optimizer.param_groups[0]["lr"] = float(np.interp(progress, knots, [0, 0.05, 0.05 / 20, 0]))
-            logits = model(images)
-            loss = nn.functional.cross_entropy(logits, labels)
+            images, labels = images.to(args.device), labels.to(args.device)
+            with torch.autocast(args.device, torch.float16, enabled=args.device == "cuda"):
+                logits = model(images)
+                loss = nn.functional.cross_entropy(logits, labels)
             optimizer.zero_grad()
-            loss.backward()
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
             correct += int((logits.argmax(1) == labels).sum())
             seen += len(labels)
         seconds = time.perf_counter() - start
         record = {"epoch": epoch + 1, "train_accuracy": correct / seen, "seconds": round(seconds, 1)}
-        print(json.dumps({**record, "test_accuracy": accuracy(model, test_loader)}), flush=True)
+        print(json.dumps({**record, "test_accuracy": accuracy(model, test_loader, args.device)}), flush=True)
 
 
 if __name__ == "__main__":

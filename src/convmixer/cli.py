@@ -292,12 +292,24 @@ class Bench:
     config: tyro.conf.OmitArgPrefixes[BenchConfig] = field(default_factory=BenchConfig)
     explain: bool = False
     """Instead of measuring, list which operation of the fast engine runs as what on this machine."""
+    sweep: tuple[Literal["all", "batch_size", "depth", "dim", "image_size", "kernel_size"], ...] = ()
+    """Instead of comparing competitors, measure how the engines' speed changes with these sizes of a small network."""
     json: Path | None = None
     """File to write the records to."""
+    plot: Path | None = None
+    """File, .png or .svg, for a picture: what the competitors reach under the machine's measured limits."""
 
     def execute(self) -> int:
         """Runs the command; returns the exit status."""
-        from convmixer.bench.compare import bench, explain, format_table, write_json
+        from convmixer.bench.compare import bench, explain, format_table, roofline_panels, write_json
+        from convmixer.bench.sweep import AXES, format_sweep, sweep
+        from convmixer.utils.bench_figures import roofline
+        from convmixer.utils.visualization import save_figure
+
+        if self.plot is not None and (self.plot.suffix.lower() not in (".png", ".svg") or self.sweep or self.explain):
+            raise InputError(
+                f"--plot: {self.plot} is not a .png or .svg, or goes with --sweep or --explain, which have none."
+            )
 
         if self.explain:
             table = Table("what", "model", "setting", "operation", "runs as", "calls")
@@ -305,8 +317,19 @@ class Bench:
                 table.add_row(*map(str, row))
             Console().print(table)
             return 0
-        records = bench(self.config, lambda text: _ERRORS.print(f"measuring: {text}", highlight=False))
-        print(format_table(records))
+
+        def progress(text: str) -> None:
+            _ERRORS.print(f"bench: {text}", highlight=False, markup=False)
+
+        records: Sequence[Any]
+        if self.sweep:
+            records = sweep(self.config, list(AXES) if "all" in self.sweep else self.sweep, progress=progress)
+            print(format_sweep(records))
+        else:
+            records = bench(self.config, progress)
+            print(format_table(records))
+            if self.plot is not None:
+                save_figure(roofline(roofline_panels(records)), self.plot)
         if self.json is not None:
             write_json(records, self.json)
         return 0

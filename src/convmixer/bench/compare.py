@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,6 +20,10 @@ from convmixer.errors import InputError
 from convmixer.files import write_atomic
 from convmixer.kernels import dispatch
 from convmixer.training.runtime import choose_device, device_name
+from convmixer.utils.bench_figures import RooflinePanel, RooflinePoint
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _PROCESSES = 40  # at the same time, on a GPU
 
@@ -219,6 +224,21 @@ def format_table(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
-def write_json(records: Sequence[Record], path: Path) -> None:
+def write_json(records: Sequence[DataclassInstance], path: Path) -> None:
     """A list of the records as objects."""
     write_atomic(path, json.dumps([dataclasses.asdict(record) for record in records], indent=1) + "\n")
+
+
+def roofline_panels(records: Sequence[Record]) -> list[RooflinePanel]:
+    """A panel for each comparison: what its competitors reach, under the roof of their machine."""
+    panels = []
+    for key in dict.fromkeys((r.what, r.model, r.batch_size) for r in records):
+        group = [r for r in records if (r.what, r.model, r.batch_size) == key]
+        what, model, batch = key
+        points = (
+            RooflinePoint(r.setting, r.precision, r.flops_per_byte, r.flops_per_second, r.engine != "plain")
+            for r in group
+        )
+        peaks = {r.precision: r.gemm_flops_per_second for r in group}
+        panels.append(RooflinePanel(f"{what} {model}, batch {batch}", tuple(points), peaks, group[0].bytes_per_second))
+    return panels

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +11,9 @@ import torch
 
 from convmixer.kernels.allocator import tune_allocator
 
-_MEASURE_SECONDS = 0.2  # a measurement repeats the step for this long, or
+MEASURE_SECONDS = 0.2  # a measurement repeats the step for this long, or
 _FEWEST, _MOST = {"cpu": 1, "cuda": 5}, 200  # at least and at most this often
-_WARM_UP = {"cpu": 1, "cuda": 3}
+_WARM_UP = {"cpu": 2, "cuda": 3}
 _GEMM_SIZE = {"cpu": 1536, "cuda": 8192}
 _COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 30}  # far more than any cache holds
 
@@ -48,11 +46,11 @@ def seconds_of(step: Callable[[], object], steps: int, device: torch.device) -> 
     return (time.perf_counter() - start) / steps
 
 
-def warm_up(step: Callable[[], object], device: torch.device) -> int:
-    """Runs the step until it is warm; returns how many steps a measurement should have."""
+def warm_up(step: Callable[[], object], device: torch.device, measure_seconds: float = MEASURE_SECONDS) -> int:
+    """Runs the step until it is warm; returns how many steps a measurement of ``measure_seconds`` has."""
     for _ in range(_WARM_UP[device.type]):
         seconds = seconds_of(step, 1, device)
-    return max(_FEWEST[device.type], min(_MOST, math.ceil(_MEASURE_SECONDS / seconds)))
+    return max(_FEWEST[device.type], min(_MOST, math.ceil(measure_seconds / seconds)))
 
 
 def captured(step: Callable[[], object]) -> Callable[[], object]:
@@ -77,7 +75,7 @@ class Memory:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._before = _resident_bytes()
+        self._before = _bytes_of_process("VmRSS")
 
     def restart(self) -> None:
         """Gives what a GPU's allocator keeps back to other processes and forgets the peak."""
@@ -89,20 +87,14 @@ class Memory:
         """The largest rise so far."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated()
-        return max(0, _peak_bytes() - self._before)
+        return max(0, _bytes_of_process("VmHWM") - self._before)
 
 
-def _resident_bytes() -> int:
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGESIZE") if statm.is_file() else 0
-
-
-def _peak_bytes() -> int:
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def _bytes_of_process(field: str) -> int:
+    """A line of Linux's account of this process; unlike ``getrusage``, no part of what its parent took is in it."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def gemm_flops_per_second(precision: str, device: torch.device, rounds: int = 5) -> float:
