@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from convmixer.bench.settings import BenchConfig
-from convmixer.config import Device, Engine, Precision, RunConfig
+from convmixer.config import Device, Engine, Precision, RunConfig, Tta
 from convmixer.errors import InputError, Interrupted
 from convmixer.presets import run_config
 
@@ -83,6 +83,8 @@ class Evaluate:
     """Number format; see convmixer train --help."""
     engine: Engine = "auto"
     """How the model is executed; see convmixer train --help."""
+    tta: Tta | None = None
+    """Test-time augmentation to report beside the plain figures; by default what the run asks for."""
     batch_size: int = 500
     """Images at once."""
     json: bool = False
@@ -101,6 +103,7 @@ class Evaluate:
             device=self.device,
             precision=self.precision,
             engine=self.engine,
+            tta=self.tta,
             batch_size=self.batch_size,
         )
         files = write_evaluation(evaluation)
@@ -460,6 +463,8 @@ def _summary_table(summary: Summary, out: Path) -> Table:
         "epoch": speed,
         "status": summary.status,
     }
+    if summary.test_accuracy_tta is not None:
+        rows["test accuracy, tta"] = _percent(summary.test_accuracy_tta)
     if pictures := sorted(path.name for path in out.glob("*.png")):
         rows["pictures"] = ", ".join(pictures)
     for name, value in rows.items():
@@ -474,6 +479,8 @@ def _print_evaluation(evaluation: RunEvaluation) -> None:
     low, high = accuracy_interval(round(figures.accuracy * evaluation.images), evaluation.images)
     overall = Table(title=f"{evaluation.run}: {evaluation.split}, {evaluation.images} images", show_header=False)
     overall.add_row("accuracy", f"{figures.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%})")
+    if evaluation.accuracy_tta is not None:
+        overall.add_row(f"accuracy, --tta {evaluation.tta}", _percent(evaluation.accuracy_tta))
     overall.add_row("top-5 accuracy", _percent(figures.top5_accuracy))
     overall.add_row("loss", f"{figures.loss:.4f}")
     overall.add_row("expected calibration error", f"{figures.expected_calibration_error:.4f}")

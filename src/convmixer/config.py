@@ -24,6 +24,7 @@ CropFill = Literal["black", "reflect"]
 FlipMode = Literal["random", "alternating"]
 Schedule = Literal["cosine", "triangular", "linear", "onecycle"]
 Optimizer = Literal["adamw", "sgd", "muon"]
+Tta = Literal["none", "flip", "shifts"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Engine = Literal["auto", "plain", "fast"]
@@ -167,8 +168,8 @@ class AugmentConfig(_Checked):
 
     crop: Crop = "none"
     """none; pad (shift by up to --crop-padding pixels); resized (a square of random area)."""
-    crop_padding: int = 4
-    """Pixels of padding for --crop pad."""
+    crop_padding: int | None = None
+    """Pixels of padding for --crop pad; by default an eighth of the image's side."""
     crop_fill: CropFill = "black"
     """What --crop pad shows beyond the edge: black, or the image mirrored there (reflect)."""
     crop_scale: float = 1.0
@@ -244,8 +245,14 @@ class TrainConfig(_Checked):
     """Probability mass spread evenly over all classes in the training loss."""
     ema_decay: float = 0.0
     """Decay for each step of a moving average of the weights, which is then what is kept; 0 is off."""
+    image_size_start: int | None = None
+    """Side in pixels that training images are scaled down to in the first epoch; it then rises linearly, in whole
+    patches, to the full size at 3/5 of the run. By default all epochs see the full size."""
     eval_every: int = 1
     """Epochs from one evaluation on held-out images to the next; the last epoch always has one."""
+    tta: Tta = "none"
+    """Test-time augmentation whose accuracy is reported beside the plain one, and chooses nothing: flip (mean of the
+    probabilities of an image and its mirror image, where training mirrors), or shifts (both, and moved by a pixel)."""
     precision: Precision = "auto"
     """auto: bfloat16 or float16 on a GPU that has it, else float32. float16 falls back to float32 without a GPU."""
     channels_last: bool = False
@@ -259,7 +266,7 @@ class TrainConfig(_Checked):
     """Minutes between checkpoints within an epoch; one is written after every epoch as well."""
 
     def _problems(self) -> Iterator[str]:
-        yield from _at_least(self, 1, "epochs", "accumulate", "eval_every")
+        yield from _at_least(self, 1, "epochs", "accumulate", "eval_every", "image_size_start")
         yield from _at_least(self, 2, "batch_size")  # batch normalisation has no statistics of one
         yield from _at_least(self, 0, "lr", "matrix_lr", "weight_decay", "clip_norm", "warmup_epochs")
         yield from _at_least(self, 0, "checkpoint_minutes")
@@ -273,7 +280,7 @@ class RunConfig(_Checked):
     model: str = "convmixer"
     """Preset that the architecture's defaults come from (see: convmixer models)."""
     recipe: str = "baseline"
-    """Recipe that the augmentation's and optimisation's defaults come from: baseline, reference."""
+    """Recipe that the augmentation's and optimisation's defaults come from: baseline, reference, strong."""
     seed: int = 0
     """Seed of initial weights, order of images, augmentation and dropout."""
     protocol: Protocol = "validation"

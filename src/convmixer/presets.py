@@ -57,7 +57,7 @@ RECIPES: dict[str, Recipe] = {
     # decay 1e-2, AMP) but no peak learning rate; the one that its tuning recommends is taken.
     "baseline": Recipe(
         "as the study's document describes it",
-        AugmentConfig(crop="pad", randaugment=2),
+        AugmentConfig(crop="pad", crop_padding=4, randaugment=2),
         TrainConfig(batch_size=512, lr=0.01, weight_decay=0.01),
     ),
     "reference": Recipe(
@@ -65,6 +65,24 @@ RECIPES: dict[str, Recipe] = {
         AugmentConfig(crop="resized", crop_scale=1.0, randaugment=2, randaugment_magnitude=12),
         TrainConfig(
             batch_size=512, lr=0.05, weight_decay=0.005, clip_norm=1.0, schedule="triangular", precision="float16"
+        ),
+    ),
+    # No size in it is absolute, so that it suits images and data sets of any size.
+    "strong": Recipe(
+        "the best that short training is known to give",
+        AugmentConfig(crop="pad", crop_fill="reflect", randaugment=1, randaugment_magnitude=7),
+        TrainConfig(
+            optimizer="muon",
+            lr=0.01,
+            matrix_lr=0.02,
+            momentum=0.95,
+            weight_decay=0.01,
+            decay_norms=False,
+            schedule="linear",
+            warmup_epochs=2.0,
+            label_smoothing=0.1,
+            ema_decay=0.99,
+            tta="flip",
         ),
     ),
 }

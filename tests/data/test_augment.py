@@ -104,6 +104,7 @@ def test_each_stage_is_pillows(seed: int, size: int, channels: int) -> None:
     colour = tuple(round(255 * channel) for channel in MEAN[:channels])
     for stage in (
         PadCrop(4),
+        PadCrop(None),
         ResizedCrop(0.01),
         Flip(),
         Flip(alternating=True),
@@ -163,7 +164,7 @@ def test_every_field_changes_the_result(change: dict[str, Any]) -> None:
 def test_padding_changes_the_result() -> None:
     images = picture_batch(0, 3, 16, count=16)
     config = AugmentConfig(crop="pad")
-    for change in ({"crop_padding": 2}, {"crop_fill": "reflect"}):
+    for change in ({"crop_padding": 3}, {"crop_fill": "reflect"}):
         assert not torch.equal(augmented(config, images), augmented(replace(config, **change), images))
 
 
@@ -249,6 +250,9 @@ def test_other_images_are_refused(images: Tensor) -> None:
 
 
 def test_padded_windows_are_uniform_and_independent() -> None:
+    for side, padding in ((8, 1), (32, 4), (4, 0)):
+        own = PadCrop(None).draw(batch(500, side))
+        assert own.top.abs().max() == own.left.abs().max() == padding
     draw = PadCrop(4).draw(batch(40_500, 32))
     assert_uniform(torch.bincount((draw.top + 4) * 9 + draw.left + 4, minlength=81))
 

@@ -119,6 +119,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer": "sgd", "lr": 0.1, "schedule": "onecycle"},
     "muon": {"optimizer": "muon", "decay_norms": False, "schedule": "linear", "ema_decay": 0.9},
     "parts": {"ema_decay": 0.5, "accumulate": 3, "eval_every": 2},
+    "growing": {"image_size_start": 4},
 }
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from convmixer.config import TrainConfig
 from convmixer.data import Dataset
 from convmixer.errors import InputError
-from convmixer.training.sizes import batch_size_for, check_sizes
+from convmixer.training import train
+from convmixer.training.sizes import batch_size_for, check_sizes, image_size_in
+from convmixer.training.step import TrainStep
 from tests.training.conftest import tiny_config
 
 
@@ -31,10 +37,47 @@ def test_what_was_asked_for_is_taken_where_there_are_as_many_images(digits: Data
     assert check_sizes(tiny_config(batch_size=10**6), digits.info) == images
 
 
+@given(epochs=st.integers(1, 300), patch=st.integers(1, 7), start=st.integers(1, 20), more=st.integers(0, 20))
+def test_images_grow_in_whole_patches(epochs: int, patch: int, start: int, more: int) -> None:
+    settings = TrainConfig(epochs=epochs, image_size_start=start * patch)
+    full = (start + more) * patch
+    sizes = [image_size_in(settings, epoch, full, patch) for epoch in range(epochs)]
+    assert sizes[0] == start * patch
+    assert sizes == sorted(sizes)
+    assert all(size % patch == 0 and size <= full for size in sizes)
+    assert all(size == full for epoch, size in enumerate(sizes) if epoch >= 0.6 * epochs)
+
+
+def test_growth_by_hand() -> None:
+    settings = TrainConfig(epochs=10, image_size_start=16)
+    assert [image_size_in(settings, epoch, 32, 2) for epoch in range(10)] == [16, 18, 22, 24, 26, 30, 32, 32, 32, 32]
+    assert {image_size_in(TrainConfig(epochs=10), epoch, 32, 2) for epoch in range(10)} == {32}
+
+
+def test_growing_images_reach_the_model(tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    update = TrainStep.__call__
+
+    def spy(self: TrainStep, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.append(images)
+        return update(self, images, targets)
+
+    monkeypatch.setattr(TrainStep, "__call__", spy)
+    train(tiny_config(epochs=5, image_size_start=4), tmp_path / "grown", dataset=digits)
+    assert [images.shape[-1] for images in seen[::3]] == [4, 6, 6, 8, 8]
+    small, seen[:] = seen[0], []
+    train(tiny_config(epochs=5), tmp_path / "full", dataset=digits)
+    means = torch.nn.functional.avg_pool2d(seen[0], 2)
+    correlation = torch.corrcoef(torch.stack((small.flatten(), means.flatten())))[0, 1]
+    assert correlation > 0.95  # the same images, scaled down
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"patch_size": 3}, "--patch-size: 3 does not divide the 8 pixels of digits"),
+        ({"image_size_start": 3}, "--image-size-start: 3 is not .* choose a multiple of 2 up to 8"),
+        ({"image_size_start": 10}, "--image-size-start: 10 is not"),
         ({"batch_size": 8, "accumulate": 5}, "--accumulate: 5 parts of a batch of 8 .* choose at most 4"),
     ],
 )

@@ -18,6 +18,7 @@ from convmixer.data.augment import Augment
 from convmixer.data.batches import Normalize, TrainBatches
 from convmixer.errors import InputError
 from convmixer.models import build_model
+from convmixer.presets import run_config
 from convmixer.training import EpochRecord, RunDir, evaluate_run, read_test_set, train
 from convmixer.training.loop import PrunedError, TrainingLoop
 from convmixer.training.schedule import learning_rate
@@ -107,6 +108,14 @@ def test_it_learns(tmp_path: Path, digits: Dataset) -> None:
 
 
 @pytest.mark.parametrize("model", ["convmixer_rh", "convmixer_lc", "convmixer_bn"])
+def test_the_strong_recipe_needs_nothing_else(tmp_path: Path, digits: Dataset, model: str) -> None:
+    config = run_config(model, "strong", dataset="digits", dim=8, depth=2, epochs=2, kernel_size=3)
+    summary = train(config, tmp_path / "run", dataset=digits)
+    assert summary.test_accuracy_tta is not None
+    assert TrainingLoop(config, digits, RunDir(tmp_path / "run"), torch.device("cpu")).batches.batch_size == 32
+
+
+@pytest.mark.parametrize("model", ["convmixer_rh", "convmixer_lc", "convmixer_bn"])
 def test_every_variant_trains(tmp_path: Path, digits: Dataset, model: str) -> None:
     summary = train(tiny_config(model=model, epochs=1).replace(variant=model[-2:]), tmp_path / "run", dataset=digits)
     assert summary.status == "finished"
@@ -182,6 +191,15 @@ def test_divergence_is_named_and_the_last_good_checkpoint_stays(tmp_path: Path, 
         assert part in summary.message
     assert RunDir(tmp_path / "run").status() == "diverged"
     assert not (tmp_path / "run" / "model.safetensors").exists()
+    with pytest.raises(InputError, match="the run is diverged, train again, into another --out"):
+        evaluate_run(tmp_path / "run", dataset=digits)
+
+
+def test_an_unfinished_run_cannot_be_evaluated_yet(tmp_path: Path, digits: Dataset) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_config(), tmp_path / "run", dataset=digits, console=_InterruptingConsole("epoch 1/2"))
+    with pytest.raises(InputError, match="the run is interrupted, continue it with --resume"):
+        evaluate_run(tmp_path / "run", dataset=digits)
 
 
 def test_divergence_after_good_epochs_keeps_them(

@@ -61,7 +61,7 @@ class Augment:
 
 def _stages(config: AugmentConfig, mean: Sequence[float], mirror: bool) -> Iterator[Stage]:
     colour = tuple(round(channel * 255) for channel in mean)
-    if config.crop == "pad" and config.crop_padding:
+    if config.crop == "pad" and config.crop_padding != 0:
         yield PadCrop(config.crop_padding, config.crop_fill)
     if config.crop == "resized" and config.crop_scale < 1:
         yield ResizedCrop(config.crop_scale)

@@ -24,23 +24,28 @@ class PadCropDraw:
 class PadCrop:
     """A window of the image's size at a random place in the image with ``padding`` pixels around it.
 
-    They are black, or the image mirrored about its outermost pixels (numpy's ``reflect``).
+    They are black, or the image mirrored about its outermost pixels (numpy's ``reflect``). Without ``padding`` they are
+    an eighth of the image's side.
     """
 
-    padding: int
+    padding: int | None
     fill: Literal["black", "reflect"] = "black"
 
     def draw(self, batch: Batch) -> PadCropDraw:
         """Offsets, independent and uniform."""
-        shape = (2, len(batch))
-        return PadCropDraw(*torch.randint(-self.padding, self.padding + 1, shape, generator=batch.generator))
+        shape, padding = (2, len(batch)), self._pixels(batch.size)
+        return PadCropDraw(*torch.randint(-padding, padding + 1, shape, generator=batch.generator))
 
     def apply(self, images: Tensor, draw: PadCropDraw) -> Tensor:
         """Images shifted by whole pixels."""
         top, left = transfer([draw.top, draw.left], images.device)
         if self.fill == "reflect":
             return reflected_windows(images, top, left)
-        return framed_windows(images, top + self.padding, left + self.padding, self.padding)
+        padding = self._pixels(images.shape[-1])
+        return framed_windows(images, top + padding, left + padding, padding)
+
+    def _pixels(self, size: int) -> int:
+        return size // 8 if self.padding is None else self.padding
 
 
 @dataclass(frozen=True)

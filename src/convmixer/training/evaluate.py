@@ -14,17 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from convmixer.config import Device, Engine, Precision
+from convmixer.config import Device, Engine, Precision, Tta
 from convmixer.data import Dataset, DatasetInfo, Split, load_dataset
 from convmixer.data.batches import Normalize, in_order
 from convmixer.errors import InputError
 from convmixer.files import write_atomic
 from convmixer.models import build_model, load_weights
-from convmixer.training.run_dir import RunDir
+from convmixer.training.run_dir import RunDir, Status
 from convmixer.training.runtime import autocast, choose_device, choose_precision, dtype_name
+from convmixer.training.views import View, itself, views
 from convmixer.utils.metrics import Evaluation, evaluate_predictions
 
 EVALUATION_BATCH = 500
+_ENDED: tuple[Status, ...] = ("finished", "diverged", "pruned")  # nothing is left to resume
 
 
 def compute_logits(
@@ -36,6 +38,7 @@ def compute_logits(
     *,
     batch_size: int = EVALUATION_BATCH,
     check: Callable[[], None] = lambda: None,
+    view: View = itself,
 ) -> torch.Tensor:
     """The model's outputs in evaluation mode for all images of ``split``, in their order.
 
@@ -47,6 +50,7 @@ def compute_logits(
         precision: dtype of autocast.
         batch_size: images at once.
         check: called before every batch; may raise to stop.
+        view: what the model sees of the images.
 
     Returns:
         (N, K) float32 on the CPU.
@@ -56,7 +60,7 @@ def compute_logits(
     with torch.inference_mode(), autocast(device, precision):
         for images in in_order(split, batch_size, normalize, device):
             check()
-            outputs.append(model(images).float())
+            outputs.append(model(view(images)).float())
     return torch.cat(outputs).cpu()
 
 
@@ -83,9 +87,9 @@ class TrainedModel:
         config, info = run.config(), run.dataset()
         weights = run.path / "model.safetensors"
         if not weights.exists():
-            raise InputError(
-                f"{run.path}: has no model.safetensors; the run is {run.status()}, continue it with --resume."
-            )
+            status = run.status()
+            what = "train again, into another --out" if status in _ENDED else "continue it with --resume"
+            raise InputError(f"{run.path}: has no model.safetensors; the run is {status}, {what}.")
         where = choose_device(device)
         model = build_model(config.architecture, len(info.classes), info.channels, engine)
         load_weights(model, weights)
@@ -95,11 +99,16 @@ class TrainedModel:
         return cls(model, info, normalize, where, choose_precision(precision, where))
 
     def logits(
-        self, split: Split, *, batch_size: int = EVALUATION_BATCH, check: Callable[[], None] = lambda: None
+        self,
+        split: Split,
+        *,
+        batch_size: int = EVALUATION_BATCH,
+        check: Callable[[], None] = lambda: None,
+        view: View = itself,
     ) -> torch.Tensor:
         """(N, K) float32 for the images of ``split``; see :func:`compute_logits`."""
         arguments = (self.model, split, self.normalize, self.device, self.precision)
-        return compute_logits(*arguments, batch_size=batch_size, check=check)
+        return compute_logits(*arguments, batch_size=batch_size, check=check, view=view)
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,10 @@ class RunEvaluation:
     device: str
     precision: str
     figures: Evaluation
+    tta: Tta = "none"
+    accuracy_tta: float | None = None
+    """With test-time augmentation, if there was any; all other figures are without."""
+    loss_tta: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -130,6 +143,7 @@ def evaluate_run(
     device: Device = "auto",
     precision: Precision = "auto",
     engine: Engine = "auto",
+    tta: Tta | None = None,
     batch_size: int = EVALUATION_BATCH,
     check: Callable[[], None] = lambda: None,
 ) -> RunEvaluation:
@@ -143,6 +157,7 @@ def evaluate_run(
         device: where to compute.
         precision: number format.
         engine: how the model is executed.
+        tta: test-time augmentation to report beside the plain figures; by default what the run asks for.
         batch_size: images at once.
         check: called before every batch; may raise to stop.
 
@@ -166,6 +181,17 @@ def evaluate_run(
     start = time.perf_counter()
     logits = trained.logits(part, batch_size=batch_size, check=check)
     seconds = time.perf_counter() - start
+    probabilities = logits.double().softmax(1)
+    tta = config.train.tta if tta is None else tta
+    mirror = info.mirror if config.augment.flip is None else config.augment.flip
+    augmented = None
+    if tta != "none":
+        others = [
+            trained.logits(part, batch_size=batch_size, check=check, view=view).double().softmax(1)
+            for view in views(tta, mirror=mirror)[1:]
+        ]
+        mean = torch.stack((probabilities, *others)).mean(0)
+        augmented = evaluate_predictions(mean.numpy(), part.labels.numpy(), info.classes)
     return RunEvaluation(
         run=str(run.path),
         split=split,
@@ -174,7 +200,10 @@ def evaluate_run(
         images_per_second=len(part) / seconds,
         device=trained.device.type,
         precision=dtype_name(trained.precision),
-        figures=evaluate_predictions(logits.double().softmax(1).numpy(), part.labels.numpy(), info.classes),
+        figures=evaluate_predictions(probabilities.numpy(), part.labels.numpy(), info.classes),
+        tta=tta,
+        accuracy_tta=augmented.accuracy if augmented else None,
+        loss_tta=augmented.loss if augmented else None,
     )
 
 

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from convmixer.config import Engine, RunConfig
 from convmixer.data import Dataset
@@ -24,7 +25,7 @@ from convmixer.training.evaluate import compute_logits, loss_and_accuracy
 from convmixer.training.run_dir import EpochRecord, RunDir
 from convmixer.training.runtime import autocast, choose_precision, dtype_name
 from convmixer.training.schedule import learning_rate, rate_factor
-from convmixer.training.sizes import check_sizes
+from convmixer.training.sizes import check_sizes, image_size_in
 from convmixer.training.step import TrainStep
 
 _LOOK_SECONDS = 0.5  # how often a GPU's losses are looked at: each look waits for the GPU
@@ -136,8 +137,12 @@ class TrainingLoop:
 
     def _train_epoch(self, check: Callable[[], None], display: TrainingDisplay) -> None:
         self.model.train()
+        full, patch = self.dataset.info.image_size, self.config.architecture.patch_size
+        size = image_size_in(self.config.train, self.epoch, full, patch)
         start = time.perf_counter() - self.seconds
         for images, targets in self.batches.epoch(self.epoch, self.step):
+            if size < full:
+                images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
             self._train_step(images, targets)
             self.step += 1
             last = self.step == len(self.batches)

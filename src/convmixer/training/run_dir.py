@@ -106,6 +106,8 @@ class Summary:
     engine: str
     raw_val_accuracy: float | None = None
     """Of the weights themselves in the selected epoch, where the average is kept."""
+    test_accuracy_tta: float | None = None
+    """With test-time augmentation, where the configuration asks for it."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``summary.json`` holds them."""

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from convmixer.config import RunConfig
+from convmixer.config import RunConfig, TrainConfig
 from convmixer.data import DatasetInfo
 from convmixer.errors import InputError
 
 _STEPS = 40  # of an epoch, at least, where the batch size is left to the data
 _SMALLEST, _LARGEST = 16, 512
+_RISE = 0.6  # of the run, after which images are trained on in their full size
 
 
 def batch_size_for(images: int) -> int:
     """The batch size for a training set: a power of two, large where an epoch still has enough steps."""
     fitting = max(images // _STEPS, 1)
     return min(max(1 << (fitting.bit_length() - 1), _SMALLEST), _LARGEST)
+
+
+def image_size_in(settings: TrainConfig, epoch: int, full: int, patch: int) -> int:
+    """Side of the training images in an epoch (from 0) of a run, a multiple of ``patch`` pixels, at most ``full``."""
+    start = settings.image_size_start or full
+    risen = min(epoch / (_RISE * settings.epochs), 1.0)
+    return start + patch * round(risen * (full - start) / patch)
 
 
 def check_sizes(config: RunConfig, info: DatasetInfo) -> int:
@@ -23,6 +31,12 @@ def check_sizes(config: RunConfig, info: DatasetInfo) -> int:
         sizes = ", ".join(str(d) for d in range(1, side + 1) if side % d == 0)
         raise InputError(
             f"--patch-size: {patch} does not divide the {side} pixels of {info.name}; choose one of {sizes}."
+        )
+    start = config.train.image_size_start or side
+    if start % patch or start > side:
+        raise InputError(
+            f"--image-size-start: {start} is not a number of whole patches of {patch} within the {side} pixels of "
+            f"{info.name}; choose a multiple of {patch} up to {side}."
         )
     images, parts = info.sizes["train"], config.train.accumulate
     batch = min(config.train.batch_size or batch_size_for(images), images)

@@ -18,7 +18,7 @@ from convmixer.files import write_atomic
 from convmixer.models import count_parameters
 from convmixer.training.checkpoint import DamagedCheckpointError, load_checkpoint
 from convmixer.training.display import TrainingDisplay
-from convmixer.training.evaluate import evaluate_run, write_evaluation
+from convmixer.training.evaluate import RunEvaluation, evaluate_run, write_evaluation
 from convmixer.training.loop import DivergedError, PrunedError, TrainingLoop
 from convmixer.training.run_dir import EpochRecord, RunDir, Summary
 from convmixer.training.runtime import (
@@ -113,8 +113,9 @@ def read_test_set(path: str | Path, *, dataset: Dataset | None = None) -> Summar
         )
     if summary.test_accuracy is None:
         engine = cast(Engine, summary.engine)
-        accuracy, loss = _read_test(run, dataset, engine, lambda: None, pictures=False)
-        summary = replace(summary, test_accuracy=accuracy, test_loss=loss)
+        test = _read_test(run, dataset, engine, lambda: None, pictures=False)
+        figures, tta = test.figures, test.accuracy_tta
+        summary = replace(summary, test_accuracy=figures.accuracy, test_loss=figures.loss, test_accuracy_tta=tta)
         run.write_json("summary.json", summary.to_dict())
     return summary
 
@@ -142,18 +143,16 @@ def _finish(loop: TrainingLoop, check: Callable[[], None], *, pictures: bool, te
     run = loop.run
     weights = {name: tensor.contiguous() for name, tensor in loop.best.items()}
     write_atomic(run.path / "model.safetensors", save(weights, metadata={"format": "pt"}))
-    accuracy = loss = None
-    if test:
-        accuracy, loss = _read_test(run, loop.dataset, loop.engine, check, pictures=pictures)
+    evaluation = _read_test(run, loop.dataset, loop.engine, check, pictures=pictures) if test else None
     if pictures:
         _draw_learning_curve(loop)
-    return _summarize(loop, "finished", test_accuracy=accuracy, test_loss=loss)
+    return _summarize(loop, "finished", test=evaluation)
 
 
 def _read_test(
     run: RunDir, dataset: Dataset | None, engine: Engine, check: Callable[[], None], *, pictures: bool
-) -> tuple[float, float]:
-    """Evaluates on the test set and keeps the evaluation; returns accuracy and loss."""
+) -> RunEvaluation:
+    """Evaluates on the test set and keeps the evaluation."""
     settings = run.config().train
     evaluation = evaluate_run(
         run.path,
@@ -164,7 +163,7 @@ def _read_test(
         check=check,
     )
     write_evaluation(evaluation, pictures=pictures)
-    return evaluation.figures.accuracy, evaluation.figures.loss
+    return evaluation
 
 
 def _draw_learning_curve(loop: TrainingLoop) -> None:
@@ -180,8 +179,7 @@ def _summarize(
     status: Literal["finished", "diverged", "pruned"],
     *,
     message: str = "",
-    test_accuracy: float | None = None,
-    test_loss: float | None = None,
+    test: RunEvaluation | None = None,
 ) -> Summary:
     """Writes and returns ``summary.json``, the mark of a run that has ended."""
     config, records = loop.config, loop.records
@@ -200,8 +198,9 @@ def _summarize(
         train_accuracy=selected.train_accuracy if selected else None,
         val_accuracy=selected.held_out()[1] if selected and loop.selection == "val" else None,
         raw_val_accuracy=selected.val_accuracy if selected and selected.ema_val_accuracy is not None else None,
-        test_accuracy=test_accuracy,
-        test_loss=test_loss,
+        test_accuracy=test.figures.accuracy if test else None,
+        test_loss=test.figures.loss if test else None,
+        test_accuracy_tta=test.accuracy_tta if test else None,
         epoch_seconds=statistics.median(record.seconds for record in records) if records else None,
         images_per_second=statistics.median(record.images_per_second for record in records) if records else None,
         device=loop.device.type,
