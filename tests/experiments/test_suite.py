@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import random
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -103,6 +104,24 @@ def test_two_processes_share_the_work(tmp_path: Path, whole: tuple[Path, float])
         identifier = json.loads((folder / "environment.json").read_text())["process"]
         by_process[identifier] = by_process.get(identifier, 0) + 1
     assert sorted(by_process) == sorted(process.pid or 0 for process in processes)
+
+
+@pytest.mark.slow
+def test_interrupted_the_same_command_continues(tmp_path: Path) -> None:
+    line = ["experiment", "classifier", "--dataset", "digits", "--profile", "smoke", "--seeds", "1"]
+    command = [sys.executable, "-m", "convmixer", *line, "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("runs/*/metrics.jsonl")) and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert (out, "the same command continues" in err) == ("", True)
+    assert len(list(tmp_path.glob("runs/*/summary.json"))) < 3
+
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "ConvMixerLC" in done.stdout
+    assert len(list(tmp_path.glob("runs/*/summary.json"))) == 3
 
 
 def test_rounds_and_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

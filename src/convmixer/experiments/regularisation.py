@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from convmixer.experiments.definition import Experiment, Row
 
-_EACH = {"dropout": 0.2, "label_smoothing": 0.1}
+_EACH = {"dropout": 0.2, "label_smoothing": 0.1, "mixup": 0.2, "cutmix": 1.0}
 
 EXPERIMENT = Experiment(
     name="regularisation",

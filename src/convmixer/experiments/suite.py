@@ -162,7 +162,7 @@ class Suite:
             experiment=name,
             label=row.label,
             seeds=len(finished),
-            diverged=len(ended) - len(finished),
+            diverged=sum(summary.status == "diverged" for summary in ended),
             test_accuracy=mean_interval(test) if test else None,
             val_accuracy=mean_interval(val) if val else None,
             epoch_seconds=statistics.median(seconds) if seconds else None,
