@@ -173,6 +173,7 @@ def test_a_diverged_run_fails_with_a_sentence(convmixer: Run) -> None:
         "train.py --model convmixer --epochs 25 --batch_size 512",
         "train.py --model convmixer --hidden_dim 512 --epochs 25",
         "train.py --model convmixer_rh --epochs 25",
+        "grid_search.py --search_space lr,wd,batch_size",
     ],
 )
 def test_the_documents_lines_ask_for_cifar10(line: str, repository: Path, tmp_path: Path) -> None:

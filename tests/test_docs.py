@@ -48,7 +48,7 @@ def blocks() -> list[Block]:
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder to run the README in: the root's own scripts, pictures of two kinds, `convmixer` on the path."""
     folder = tmp_path_factory.mktemp("readme")
-    for script in ("train.py", "models.py"):
+    for script in ("train.py", "grid_search.py", "models.py"):
         (folder / script).write_text((ROOT / script).read_text())
     noise = np.random.default_rng(0)
     for kind, colour in (("cat", 60), ("dog", 190)):

@@ -24,11 +24,13 @@ from convmixer.bench.settings import BenchConfig
 from convmixer.config import Device, Engine, Precision, RunConfig, Tta
 from convmixer.errors import InputError, Interrupted
 from convmixer.presets import run_config
+from convmixer.search_space import SearchConfig
 
 if TYPE_CHECKING:
     from convmixer.experiments.suite import Study
     from convmixer.report.records import StudyRecord
     from convmixer.training.evaluate import RunEvaluation
+    from convmixer.training.grid_search import Marginal, SearchResult
     from convmixer.training.run_dir import Summary
 
 _DESCRIPTION = "Train, evaluate and use ConvMixer image classifiers. Every command has its own --help."
@@ -228,6 +230,47 @@ class Experiment:
 
 
 @dataclass(frozen=True)
+class GridSearch:
+    """Search the fields of a run for the best validation accuracy, then train the winner over seeds and test it.
+
+    The same command continues where it was stopped; several processes with the same --out share the work.
+    """
+
+    run: tyro.conf.OmitArgPrefixes[RunConfig] = field(default_factory=run_config)
+    search: Annotated[SearchConfig, tyro.conf.OmitArgPrefixes, tyro.conf.UseAppendAction] = field(
+        default_factory=SearchConfig
+    )
+    out: Path | None = None
+    """Search directory; by default one under results/grid_search that is named after what is searched."""
+    config: Path | None = None
+    """A run's config.json to take all defaults from, instead of --model and --recipe."""
+    json: bool = False
+    """Print the records as JSON."""
+
+    def execute(self) -> int:
+        """Runs the command; returns the exit status: 1 if a run crashed, or none finished."""
+        from convmixer.training.grid_search import default_search_path, grid_search, marginals
+
+        out = self.out or default_search_path(self.run, self.search)
+        try:
+            result = grid_search(self.run, self.search, out, console=_ERRORS)
+        except Interrupted as stop:
+            _ERRORS.print("Interrupted; the checkpoints are written, the same command continues.", highlight=False)
+            return 128 + stop.signum
+        if self.json:
+            print((out / "grid_search.json").read_text(encoding="utf-8"), end="")
+        else:
+            _print_search(result, marginals(result.records, self.search), out)
+        failed = [record for record in result.records if record.state == "failed"]
+        for record in failed:
+            reason = f"{out / record.path} crashed, its error.txt says why; the same command tries it again."
+            _ERRORS.print(reason, style="red", highlight=False, markup=False)
+        if result.winner is None:
+            _ERRORS.print("No run finished, so there is no winner.", style="red", highlight=False)
+        return 1 if failed or result.winner is None else 0
+
+
+@dataclass(frozen=True)
 class Models:
     """List the models with parameters, multiply-adds and input size."""
 
@@ -396,11 +439,14 @@ def _parse(arguments: list[str]) -> Any:
     # The study's document says --hidden_dim for what its code, and ours, calls dim.
     arguments = [_renamed(argument) for argument in arguments]
     options: dict[str, Any] = {"default": _train_defaults(arguments[1:])} if arguments[:1] == ["train"] else {}
+    searches = arguments[:1] == ["grid-search"]
+    search_options: dict[str, Any] = {"default": GridSearch(run=_train_defaults(arguments[1:]).run)} if searches else {}
     commands: Any = (
         Annotated[Train, tyro.conf.subcommand("train", **options)]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Predict, tyro.conf.subcommand("predict")]
         | Annotated[Experiment, tyro.conf.subcommand("experiment")]
+        | Annotated[GridSearch, tyro.conf.subcommand("grid-search", **search_options)]
         | Annotated[Models, tyro.conf.subcommand("models")]
         | Annotated[Data, tyro.conf.subcommand("data")]
         | Annotated[Bench, tyro.conf.subcommand("bench")]
@@ -502,3 +548,32 @@ def _print_report(record: StudyRecord) -> None:
     for (name, _), cells in zip(rows, tables.summary([row for _, row in rows], "").rows, strict=True):
         table.add_row(name, *(cell.text for cell in cells))
     Console().print(table)
+
+
+def _print_search(result: SearchResult, marginals: Sequence[Marginal], out: Path) -> None:
+    import statistics
+
+    console = Console()
+    names = list(result.records[0].values)
+    trials = Table(*names, "seed", "val accuracy", "epoch", "state", "run", title=str(out))
+    for record in sorted(result.records, key=lambda record: -(record.val_accuracy or 0.0)):
+        seconds = "–" if record.epoch_seconds is None else f"{record.epoch_seconds:.1f} s"
+        figures = (str(record.seed), _percent(record.val_accuracy), seconds, record.state, Path(record.path).name)
+        trials.add_row(*(f"{record.values[name]:.6g}" for name in names), *figures)
+    console.print(trials)
+    values = Table("field", "value", "finished runs", "mean val accuracy", "best")
+    for row in marginals:
+        values.add_row(row.name, f"{row.value:.6g}", str(row.runs), _percent(row.mean), _percent(row.best))
+    if marginals:
+        console.print(values)
+    if result.winner is None:
+        return
+    table = Table(title="winner: " + ", ".join(f"{name} {value:.6g}" for name, value in result.winner.items()))
+    for column in ("seed", "val accuracy", "test accuracy"):
+        table.add_column(column)
+    for run in result.runs:
+        table.add_row(str(run.seed), _percent(run.val_accuracy), _percent(run.test_accuracy))
+    tested = [run.test_accuracy for run in result.runs if run.test_accuracy is not None]
+    if len(tested) > 1:
+        table.add_row("mean ± sd", "", f"{statistics.fmean(tested):.2%} ± {100 * statistics.stdev(tested):.2f}")
+    console.print(table)

@@ -17,7 +17,7 @@ from convmixer.config import DataConfig, Protocol, RunConfig
 from convmixer.data import Dataset, load_dataset
 from convmixer.errors import InputError, Interrupted
 from convmixer.training.run_dir import EpochRecord, RunBusyError, RunDir, Summary
-from convmixer.training.train import train
+from convmixer.training.train import read_test_set, train
 
 _POLL_SECONDS = 0.2
 
@@ -56,7 +56,7 @@ class RunPool:
         console: Console | None = None,
         wait: bool = True,
         test: bool = True,
-        report: Callable[[EpochRecord], None] = lambda record: None,
+        report: Callable[[EpochRecord], None] | None = None,
     ) -> Summary:
         """The summary of the run with ``config``: read if the run has ended, trained or resumed otherwise.
 
@@ -67,7 +67,7 @@ class RunPool:
             dataset: its data, where the caller has them; the pool's own otherwise.
             console: where the run's progress is shown; nowhere by default.
             wait: where another process is at this run, wait for what comes of it.
-            test: read the test set at the end of a run that is trained; one that is only read stays as it is.
+            test: read the test set, if that was not done yet.
             report: as :func:`convmixer.training.train`.
 
         Raises:
@@ -77,15 +77,24 @@ class RunPool:
             Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written.
         """
         while True:
-            if ended := self.summary(config):
+            ended = self.summary(config)
+            if ended and not self._lacks(ended, test, report is not None):
                 return ended
             try:
                 images = dataset or self.dataset(config, console)
+                if ended and ended.status == "finished":
+                    return read_test_set(self.path(config), dataset=images)
                 return self._train(config, dataset=images, console=console, test=test, report=report)
             except RunBusyError:
                 if not wait:
                     raise
             time.sleep(_POLL_SECONDS)
+
+    @staticmethod
+    def _lacks(ended: Summary, test: bool, pruned: bool) -> bool:
+        """Whether more is wanted than a run came to: its test figures, or the epochs that were pruned."""
+        untested = ended.status == "finished" and ended.test_accuracy is None
+        return (untested and test) or (ended.status == "pruned" and not pruned)
 
     def run_all(
         self,

@@ -261,6 +261,10 @@ class RunDir:
         lock.close()
         raise RunBusyError(f"{self.path}: another process is training into it; wait for it or choose another --out.")
 
+    def unmark(self) -> None:
+        """Makes a run that has ended one that has not."""
+        (self.path / "summary.json").unlink(missing_ok=True)
+
     @contextmanager
     def recorded(self) -> Iterator[None]:
         """Keeps the traceback of a failure within the block, other than bad input or a signal, in ``error.txt``."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -107,7 +108,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     """What ``environment.json`` holds."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
+        "command": without_passwords(sys.argv),
         "process": os.getpid(),
         "convmixer": convmixer.__version__,
         "commit": _commit(),
@@ -118,6 +119,11 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cpu_count": os.cpu_count(),
     }
+
+
+def without_passwords(arguments: Sequence[str]) -> list[str]:
+    """A command line without the passwords of the URLs in it."""
+    return [re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", argument) for argument in arguments]
 
 
 def device_name(device: torch.device) -> str:

@@ -41,7 +41,7 @@ def train(
     console: Console | None = None,
     light: bool = False,
     test: bool = True,
-    report: Callable[[EpochRecord], None] = lambda record: None,
+    report: Callable[[EpochRecord], None] | None = None,
 ) -> Summary:
     """Trains a model and leaves a run directory.
 
@@ -56,6 +56,7 @@ def train(
         light: leave out pictures and TensorBoard events, which take longer than a tiny run; all figures are written.
         test: read the test set at the end; without it :func:`read_test_set` can do so later.
         report: is called with every finished epoch, those before a resumption included, and may raise PrunedError.
+            Without it a run that was ended in this way is continued.
 
     Returns:
         The summary; its status is "diverged" if the loss did not stay finite, "pruned" if ``report`` ended the run.
@@ -67,8 +68,10 @@ def train(
     console = console or Console(quiet=True)
     run = RunDir(out)
     with run.claimed(), run.recorded(), prepared_cpu():
-        if ended := run.admit(config, resume=resume):
+        ended = run.admit(config, resume=resume)
+        if ended and (ended.status != "pruned" or report):
             return ended
+        run.unmark()
         device = choose_device(config.train.device)
         dataset = dataset or load_dataset(config.data, protocol=config.protocol, console=console)
         loop = TrainingLoop(config, dataset, run, device)
@@ -84,7 +87,7 @@ def train(
         with Interruption.watched() as interruption:
             try:
                 with TrainingDisplay(console, config.train.epochs, len(loop.batches)) as display:
-                    loop.run_epochs(interruption.check, display, events=not light, report=report)
+                    loop.run_epochs(interruption.check, display, events=not light, report=report or _ignore)
                 return _finish(loop, interruption.check, pictures=not light, test=test)
             except Interrupted:
                 loop.save()
@@ -93,6 +96,10 @@ def train(
                 return _summarize(loop, "diverged", message=str(error))
             except PrunedError as error:
                 return _summarize(loop, "pruned", message=str(error))
+
+
+def _ignore(record: EpochRecord) -> None:
+    pass
 
 
 def read_test_set(path: str | Path, *, dataset: Dataset | None = None) -> Summary:

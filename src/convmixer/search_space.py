@@ -1,0 +1,274 @@
+"""What a search varies: fields of a run's configuration, and the values that each may take."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from convmixer.config import RunConfig, sections
+from convmixer.errors import InputError, nearest
+
+Sampler = Literal["grid", "tpe", "random"]
+Pruner = Literal["none", "median", "halving"]
+Number = int | float
+Values = dict[str, Number]
+"""A point of the space: a value for every searched field."""
+
+_SHORT = {"wd": "weight_decay", "bs": "batch_size", "hidden_dim": "dim"}
+_JUDGES = ("seed", "split_seed", "val_fraction", "test_fraction")  # luck, and the images that a run is judged by
+_DEFAULT_GRID = {"lr": "0.001,0.01,0.1", "weight_decay": "0.0001,0.001,0.01", "batch_size": "64,128,256"}
+_DEFAULT_RANGES = {**_DEFAULT_GRID, "lr": "0.001..0.1:log", "weight_decay": "0.0001..0.01:log"}
+_DEFAULT_TRIALS = 20
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A field and the values listed for it."""
+
+    name: str
+    values: tuple[Number, ...]
+
+    def contains(self, value: object) -> bool:
+        """Whether ``value`` is one of them."""
+        return value in self.values
+
+    def ends(self) -> tuple[Number, ...]:
+        """Values that have to be possible if all are to be."""
+        return self.values
+
+    def to_json(self) -> list[Number]:
+        """The list."""
+        return list(self.values)
+
+
+@dataclass(frozen=True)
+class Range:
+    """A field and the interval that its values are drawn from, evenly or evenly on a logarithmic scale."""
+
+    name: str
+    low: Number
+    high: Number
+    log: bool
+
+    def contains(self, value: object) -> bool:
+        """Whether ``value`` lies within."""
+        return isinstance(value, (int, float)) and self.low <= value <= self.high
+
+    def ends(self) -> tuple[Number, ...]:
+        """Values that have to be possible if all are to be."""
+        return self.low, self.high
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"low": …, "high": …, "log": …}``."""
+        return {"low": self.low, "high": self.high, "log": self.log}
+
+
+Dimension = Choice | Range
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """How a search goes about."""
+
+    search_space: str | None = None
+    """Fields to vary, with commas between them: any number in a run's configuration (wd is short for weight_decay).
+    By default those that --values names, else lr,wd,batch_size, the study's grid."""
+    values: tuple[str, ...] = ()
+    """What a field may be, as lr=0.001,0.01,0.1, or a range for --sampler tpe and random, as lr=0.001..0.1:log. May be
+    given several times."""
+    sampler: Sampler = "grid"
+    """grid (every combination of the values), tpe (tree-structured Parzen estimator) or random."""
+    trials: int | None = None
+    """Combinations to try with --sampler tpe or random; 20 by default."""
+    pruner: Pruner = "none"
+    """Ends a run early, by its validation accuracy after each epoch: median (worse than the median of the others) or
+    halving (not among the best of those that came as far: arXiv 1810.05934)."""
+    trial_seeds: int = 1
+    """Runs of each combination, with seeds of their own; combinations are compared by the mean."""
+    seeds: int = 3
+    """Runs of the best combination, with seeds of their own. Only these read the test set."""
+    workers: int = 1
+    """Processes that train at the same time; several small runs on one GPU use it better than one."""
+    storage: str | None = None
+    """Where Optuna keeps the trials: a file in --out by default; postgresql://user@host/database for several machines,
+    which share --out as well."""
+
+    def __post_init__(self) -> None:
+        for name, choices in (("sampler", Sampler), ("pruner", Pruner)):
+            value = getattr(self, name)
+            if value not in typing.get_args(choices):
+                raise InputError(
+                    f"--{name}: {value!r} is not one of its values; {nearest(value, typing.get_args(choices))}"
+                )
+        for name, least in (("trial_seeds", 1), ("seeds", 0), ("workers", 1), ("trials", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"--{name.replace('_', '-')}: {value} is out of range; give at least {least}.")
+        if self.sampler == "grid" and self.trials is not None:
+            raise InputError(
+                "--trials: a grid tries every combination; leave it out, or choose --sampler tpe or random."
+            )
+        self.space()
+
+    def space(self) -> tuple[Dimension, ...]:
+        """The searched fields with their values. Raises InputError if they are unknown, or have impossible values."""
+        given = dict(_split(text) for text in self.values)
+        if self.search_space is None:
+            names = list(given or _DEFAULT_GRID)
+        else:
+            names = [_field_name(name, "--search-space") for name in self.search_space.split(",")]
+        if len(set(names)) < len(names) or len(given) < len(self.values):
+            raise InputError("--search-space: a field is named twice; name each once.")
+        for name in given:
+            if name not in names:
+                raise InputError(f"--values: {name} is not searched; add it to --search-space {self.search_space}.")
+        defaults = _DEFAULT_GRID if self.sampler == "grid" else _DEFAULT_RANGES
+        for name in names:
+            if name not in given and name not in defaults:
+                raise InputError(f"--values: says nothing of {name}; add, for example, --values {name}=1,2,4.")
+        space = tuple(_dimension(name, given.get(name, defaults.get(name, ""))) for name in names)
+        for dimension in space:
+            if self.sampler == "grid" and isinstance(dimension, Range):
+                raise InputError(
+                    f"--values: {dimension.name} is a range, and a grid needs a list such as {dimension.name}="
+                    f"{dimension.low},{dimension.high}; or choose --sampler tpe or random."
+                )
+        return space
+
+    def points(self) -> list[Values]:
+        """Every combination of a grid, the last field varying fastest; nothing for the samplers that draw them."""
+        if self.sampler != "grid":
+            return []
+        space = [dimension for dimension in self.space() if isinstance(dimension, Choice)]
+        combinations = itertools.product(*(dimension.values for dimension in space))
+        return [dict(zip((d.name for d in space), values, strict=True)) for values in combinations]
+
+    def count(self) -> int:
+        """How many combinations there are to try."""
+        return len(self.points()) if self.sampler == "grid" else self.trials or _DEFAULT_TRIALS
+
+    def check(self, base: RunConfig) -> Self:
+        """These settings, if they can vary ``base``.
+
+        Raises:
+            InputError: a value that a run cannot have, or no held-out images to choose by.
+        """
+        if base.protocol == "original" or base.data.val_fraction == 0:
+            raise InputError(
+                "grid-search: chooses by the accuracy on held-out training images; "
+                "give --protocol validation and a --val-fraction above 0."
+            )
+        for values in self.points():
+            base.replace(**values)
+        for dimension in self.space():
+            for value in dimension.ends():
+                base.replace(**{dimension.name: value})
+        return self
+
+
+def _split(text: str) -> tuple[str, str]:
+    name, equals, values = text.partition("=")
+    if not equals or not values:
+        raise InputError(f"--values: {text!r} does not say which values; write it as lr=0.001,0.01,0.1.")
+    return _field_name(name, "--values"), values
+
+
+@functools.cache
+def searchable() -> dict[str, type[Number]]:
+    """The fields that can be searched, each int or float."""
+    owners: tuple[type, ...] = (RunConfig, *(typing.get_type_hints(RunConfig)[name] for name in sections()))
+    return {
+        item.name: kind
+        for owner in owners
+        for item in dataclasses.fields(owner)
+        if (kind := _number_type(typing.get_type_hints(owner)[item.name]))
+        and item.metadata.get("identity", True)
+        and item.name not in _JUDGES
+    }
+
+
+def _number_type(hint: Any) -> type[Number] | None:
+    """Int or float if that is what ``hint`` allows, besides None."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    return next((kind for kind in (int, float) if kind in options), None)
+
+
+def _field_name(text: str, flag: str) -> str:
+    name = text.strip().replace("-", "_")
+    name = _SHORT.get(name, name)
+    known = searchable()
+    if name in _JUDGES:
+        raise InputError(f"{flag}: {name} decides what the runs are judged by, so they cannot be compared over it.")
+    if name not in known:
+        raise InputError(f"{flag}: {name!r} is not a number in a run's configuration; {nearest(name, known)}")
+    return name
+
+
+def _dimension(name: str, text: str) -> Dimension:
+    """What ``text`` (1,2,4 or 1..4 or 1..4:log) says of a field."""
+    low, dots, rest = text.partition("..")
+    if not dots:
+        values = tuple(_number(name, part) for part in text.split(","))
+        if len(set(values)) < len(values):
+            raise InputError(f"--values: {name}={text} names a value twice; name each once.")
+        return Choice(name, values)
+    high, colon, scale = rest.partition(":")
+    if colon and scale != "log":
+        raise InputError(f"--values: {name}={text} ends in {scale!r}; only :log can follow a range.")
+    limits = _number(name, low), _number(name, high)
+    if limits[0] >= limits[1] or (colon and limits[0] <= 0):
+        above = " above 0" if colon else ""
+        raise InputError(
+            f"--values: {name}={text} is empty; a range goes from a smaller number{above} to a larger one."
+        )
+    return Range(name, *limits, log=bool(colon))
+
+
+def _number(name: str, text: str) -> Number:
+    kind = searchable()[name]
+    try:
+        value = kind(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"--values: {name} takes {'whole ' if kind is int else ''}numbers, not {text.strip()!r}.")
+    return value
+
+
+_DOCUMENT = {  # best test accuracy in % for weight decay 1e-4, 1e-3, 1e-2, by learning rate and batch size
+    0.001: {64: (91.81, 92.04, 91.10), 128: (92.22, 92.28, 92.19), 256: (92.50, 92.41, 92.23)},
+    0.01: {64: (91.97, 92.25, 91.33), 128: (92.28, 92.26, 92.20), 256: (92.74, 92.39, 92.52)},
+    0.1: {64: (91.97, 92.03, 91.35), 128: (92.34, 92.21, 92.16), 256: (92.72, 92.33, 92.43)},
+}
+
+
+def document_figures(space: Sequence[Dimension]) -> list[dict[str, Any]]:
+    """What the study's document reports for each point of its grid, if ``space`` is that grid; nothing otherwise.
+
+    Its schedule overwrote the searched learning rate: the rows of equal weight decay and batch size are repeats of one
+    another. Each is the best of 25 epochs on the test set, from one run.
+    """
+    if {d.name: frozenset(d.values) for d in space if isinstance(d, Choice)} != _document_grid():
+        return []
+    return [
+        {"values": {"lr": lr, "weight_decay": wd, "batch_size": batch_size}, "test_accuracy": round(percent / 100, 4)}
+        for lr, rows in _DOCUMENT.items()
+        for i, wd in enumerate((0.0001, 0.001, 0.01))
+        for batch_size, percent in ((size, row[i]) for size, row in rows.items())
+    ]
+
+
+def _document_grid() -> Mapping[str, frozenset[Number]]:
+    return {d.name: frozenset(d.values) for d in SearchConfig().space() if isinstance(d, Choice)}
+
+
+def describe(values: Values) -> str:
+    """``lr 0.01, batch_size 64``."""
+    return ", ".join(f"{name} {value:.6g}" for name, value in values.items())

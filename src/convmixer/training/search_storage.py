@@ -1,0 +1,135 @@
+"""Where Optuna keeps the trials of a search, and who is at it.
+
+Nothing in an Optuna storage is needed to go on: the run directories say what was done. It is how processes that search
+together share the work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from pathlib import Path
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+from convmixer.errors import InputError
+
+JOURNAL = "optuna.journal"
+_LOCK_POLL_SECONDS = 0.01
+
+
+def exclusive(path: Path) -> FileLock:
+    """A lock that ends with the process that holds it; entered with ``with``."""
+    return FileLock(path, poll_interval=_LOCK_POLL_SECONDS)
+
+
+class _JournalLock(JournalFileOpenLock):
+    """Lets one process write, and removes what another one that was killed while it wrote has left of a line.
+
+    Optuna would append to that piece of a line, and nobody could read the journal from there on. Its own locks are
+    files that outlive a killed process.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        super().__init__(str(journal))
+        self.journal = journal
+        self.lock = exclusive(journal.with_name(f".{journal.name}.lock"))
+
+    def acquire(self) -> bool:
+        """Waits for the lock."""
+        self.lock.acquire()
+        drop_torn_line(self.journal)
+        return True
+
+    def release(self) -> None:
+        """Lets the next one write."""
+        self.lock.release()
+
+
+def drop_torn_line(path: Path) -> None:
+    """Shortens a file to the end of its last whole line."""
+    with path.open("rb+") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 1))
+        if file.read() not in (b"", b"\n"):
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def open_storage(url: str | None, folder: Path) -> BaseStorage:
+    """The storage at ``url``, or the journal in ``folder``.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if url is None:
+        path = folder / JOURNAL
+        path.touch()
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))
+    scheme, colon, rest = url.partition("://")
+    if scheme not in ("postgresql", "postgresql+psycopg") or not colon:
+        raise InputError(
+            f"--storage: {scheme!r} is not a kind of storage that several machines can use; give a "
+            "postgresql://user@host/database, or leave it out for a file in --out."
+        )
+    try:
+        return RDBStorage(f"postgresql+psycopg://{rest}")
+    except ImportError:
+        raise InputError(
+            "--storage: PostgreSQL needs the package psycopg; pip install 'convmixer-lab[cluster]'."
+        ) from None
+    except Exception as error:  # whatever the database or its driver has to say
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise InputError(
+            f"--storage: the database cannot be used ({reason}); is it running, and is the URL right?"
+        ) from None
+
+
+def start_anew(url: str | None, folder: Path, name: str) -> BaseStorage:
+    """The storage without the study called ``name``, whatever state it was in. Only for a process that is alone."""
+    if url is None:
+        (folder / JOURNAL).unlink(missing_ok=True)
+    storage = open_storage(url, folder)
+    with contextlib.suppress(KeyError):
+        optuna.delete_study(study_name=name, storage=storage)
+    return storage
+
+
+class Members:
+    """The processes that search in one directory: each holds a lock for as long as it lives.
+
+    To be used under a lock that all of them share.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.folder.mkdir(exist_ok=True)
+        self.name = secrets.token_hex(8)
+        self._own = exclusive(folder / self.name)
+
+    def join(self) -> bool:
+        """Adds this process; returns whether it is alone."""
+        others = [path for path in self.folder.iterdir() if self.is_alive(path.name)]
+        for path in self.folder.iterdir():
+            if path not in others:
+                path.unlink()
+        self._own.acquire()
+        return not others
+
+    def is_alive(self, name: str) -> bool:
+        """Whether the process that joined as ``name`` still is."""
+        if not (self.folder / name).exists():
+            return False
+        try:
+            with exclusive(self.folder / name).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    def leave(self) -> None:
+        """Removes this process."""
+        self._own.release()
