@@ -4,11 +4,11 @@ Tensors are channel-major: row c of (C, M) is one channel, M = N·H·W. Every ke
 computes in float32 and writes one *partial* sum for each of its blocks; these are added up afterwards in a fixed order,
 so that results do not depend on how blocks are scheduled.
 
-Depthwise convolution as a matrix product: T rows of H·W maps above each other are a (rows, W) matrix; the k rows around
-each, side by side, are (rows, k·W), and times the k band matrices of the kernel's rows, (k·W, W), they give the
-convolved rows. That is W / k times the arithmetic, but on matrix units, and all loads are whole rows.
+Depthwise convolution as a matrix product: all rows of all H×W maps, above each other, are a (rows, W) matrix; the k
+rows around each, side by side, are (rows, k·W), and times the band matrices of the kernel's rows, (k·W, W), they give
+the convolved rows. That is W / k times the arithmetic, but on matrix units, and all loads are whole rows.
 """
-# ruff: noqa: D103 - kernels are described by comments: Triton compiles the docstring otherwise
+# ruff: noqa: D103 - kernels are described by comments, as their text is compiled
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, misc, no-any-return, assignment"
 
 from __future__ import annotations
@@ -17,55 +17,81 @@ import triton
 import triton.language as tl
 
 
-# The standard normal distribution: its cumulative function, and its density times sqrt(2 pi).
-# For 16-bit storage Abramowitz and Stegun 7.1.26 (absolute error 7.5e-8), which shares the exponential of the density.
+# The cumulative standard normal distribution. For 16-bit storage a minimax polynomial, within 1.8e-5 on its interval
+# and 2.4e-5 beyond it: time goes into arithmetic here, not into memory.
 @triton.jit
-def _normal(x, EXACT: tl.constexpr):
-    density = tl.exp(-0.5 * x * x)
+def _cumulative(x, EXACT: tl.constexpr):
     if EXACT:
-        cumulative = 0.5 + 0.5 * tl.erf(x * 0.7071067811865476)
-    else:
-        t = 1.0 / (1.0 + 0.23164190131 * tl.abs(x))
-        series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
-        tail = 0.5 * series * density
-        cumulative = tl.where(x < 0, tail, 1.0 - tail)
-    return cumulative, density
+        return 0.5 + 0.5 * tl.erf(x * 0.7071067811865476)
+    y = tl.minimum(tl.maximum(x, -4.5), 4.5)
+    s = y * y
+    p = s * 3.80570004e-11 - 4.00232258e-09
+    p = p * s + 1.84616827e-07
+    p = p * s - 4.95974094e-06
+    p = p * s + 8.72766867e-05
+    p = p * s - 0.00107673945
+    p = p * s + 0.00972949151
+    p = p * s - 0.066240438
+    p = p * s + 0.398866489
+    return p * y + 0.5
 
 
 @triton.jit
 def _activate(x, RELU: tl.constexpr, EXACT: tl.constexpr):
     if RELU:
         return tl.where(x < 0, 0.0, x)  # NaN stays
-    cumulative, _ = _normal(x, EXACT)
-    return x * cumulative
+    return x * _cumulative(x, EXACT)
 
 
 @triton.jit
 def _activate_with_slope(x, RELU: tl.constexpr, EXACT: tl.constexpr):
     if RELU:
         return tl.where(x < 0, 0.0, x), tl.where(x > 0, 1.0, 0.0)
-    cumulative, density = _normal(x, EXACT)
-    return x * cumulative, cumulative + x * density * 0.3989422804014327
+    cumulative = _cumulative(x, EXACT)
+    density = 0.3989422804014327 * tl.exp2(-0.7213475204444817 * x * x)
+    return x * cumulative, cumulative + x * density
+
+
+# Elements `at` of a row; EVEN: all of them are inside it.
+@triton.jit
+def _load(row, at, inside, EVEN: tl.constexpr):
+    if EVEN:
+        return tl.load(row + at).to(tl.float32)
+    return tl.load(row + at, inside, 0.0).to(tl.float32)
+
+
+@triton.jit
+def _store(row, at, value, inside, EVEN: tl.constexpr):
+    if EVEN:
+        tl.store(row + at, value.to(row.dtype.element_ty))
+    else:
+        tl.store(row + at, value.to(row.dtype.element_ty), inside)
 
 
 # Mean and sum of squared deviations of one block, into partial (2, C, blocks).
 @triton.jit
-def _store_moments(a, inside, count, partial, c, channels, block, blocks):
-    mean = tl.sum(tl.where(inside, a, 0.0)) / count
-    off = tl.where(inside, a - mean, 0.0)
+def _store_moments(a, inside, count, partial, c, channels, block, blocks, EVEN: tl.constexpr):
+    if not EVEN:
+        a = tl.where(inside, a, 0.0)
+    mean = tl.sum(a) / count
+    off = a - mean
+    if not EVEN:
+        off = tl.where(inside, off, 0.0)
     tl.store(partial + c * blocks + block, mean)
     tl.store(partial + (channels + c) * blocks + block, tl.sum(off * off))
 
 
 # Moments of activation(u + bias).
 @triton.jit
-def moments(u, bias, partial, size, channels, RELU: tl.constexpr, EXACT: tl.constexpr, BLOCK: tl.constexpr):
+def moments(
+    u, bias, partial, size, channels, EVEN: tl.constexpr, RELU: tl.constexpr, EXACT: tl.constexpr, BLOCK: tl.constexpr
+):
     block, c = tl.program_id(0), tl.program_id(1)
     at = block * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
-    x = tl.load(u + c.to(tl.int64) * size + at, inside, 0.0).to(tl.float32) + tl.load(bias + c)
-    count = tl.minimum(size - block * BLOCK, BLOCK)
-    _store_moments(_activate(x, RELU, EXACT), inside, count, partial, c, channels, block, tl.num_programs(0))
+    x = _load(u + c.to(tl.int64) * size, at, inside, EVEN) + tl.load(bias + c)
+    count = tl.minimum(size - block * BLOCK, BLOCK).to(tl.float32)
+    _store_moments(_activate(x, RELU, EXACT), inside, count, partial, c, channels, block, tl.num_programs(0), EVEN)
 
 
 # Mean and biased variance (2, C) from the moments of blocks of BLOCK values; Chan, Golub and LeVeque (1983).
@@ -96,11 +122,12 @@ def apply(
     y,
     size,
     channels,
-    pixels,
     eps,
+    PIXELS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
     HAS_SCALE: tl.constexpr,
+    EVEN: tl.constexpr,
     RELU: tl.constexpr,
     EXACT: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -109,16 +136,16 @@ def apply(
     at = block * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
     row = c.to(tl.int64) * size
-    x = tl.load(u + row + at, inside, 0.0).to(tl.float32)
+    x = _load(u + row, at, inside, EVEN)
     if HAS_BIAS:
         x += tl.load(bias + c)
     factor = tl.load(gamma + c) * tl.rsqrt(tl.load(statistics + channels + c) + eps)
-    value = (_activate(x, RELU, EXACT) - tl.load(statistics + c)) * factor + tl.load(beta + c)
+    value = _activate(x, RELU, EXACT) * factor + (tl.load(beta + c) - tl.load(statistics + c) * factor)
     if HAS_SCALE:
-        value *= tl.load(image_scale + at // pixels, inside, 0.0)
+        value *= _load(image_scale, at // PIXELS, inside, EVEN)
     if HAS_RESIDUAL:
-        value += tl.load(residual + row + at, inside, 0.0).to(tl.float32)
-    tl.store(y + row + at, value.to(y.dtype.element_ty), inside)
+        value += _load(residual + row, at, inside, EVEN)
+    _store(y + row, at, value, inside, EVEN)
 
 
 # Sums of d * image_scale times 1 and times the normalised activation, into partial (2, C, blocks).
@@ -132,10 +159,11 @@ def reduce(
     partial,
     size,
     channels,
-    pixels,
     eps,
+    PIXELS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_SCALE: tl.constexpr,
+    EVEN: tl.constexpr,
     RELU: tl.constexpr,
     EXACT: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -145,19 +173,19 @@ def reduce(
     at = block * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
     row = c.to(tl.int64) * size
-    x = tl.load(u + row + at, inside, 0.0).to(tl.float32)
-    g = tl.load(d + row + at, inside, 0.0).to(tl.float32)
+    x = _load(u + row, at, inside, EVEN)
+    g = _load(d + row, at, inside, EVEN)
     if HAS_BIAS:
         x += tl.load(bias + c)
     if HAS_SCALE:
-        g *= tl.load(image_scale + at // pixels, inside, 0.0)
+        g *= _load(image_scale, at // PIXELS, inside, EVEN)
     centred = _activate(x, RELU, EXACT) - tl.load(statistics + c)
-    normalized = centred * tl.rsqrt(tl.load(statistics + channels + c) + eps)
+    reciprocal = tl.rsqrt(tl.load(statistics + channels + c) + eps)
     tl.store(partial + c * blocks + block, tl.sum(g))
-    tl.store(partial + (channels + c) * blocks + block, tl.sum(tl.where(inside, g * normalized, 0.0)))
+    tl.store(partial + (channels + c) * blocks + block, tl.sum(g * centred) * reciprocal)
 
 
-# du from d and its sums (2, C), those of `reduce`, and the sums of du into partial (C, blocks).
+# du from d and the partial sums of d that `reduce` makes, and the sums of du into du_partial (C, blocks).
 @triton.jit
 def gradient(
     d,
@@ -165,57 +193,80 @@ def gradient(
     bias,
     gamma,
     statistics,
-    sums,
+    d_partial,
     image_scale,
     du,
-    partial,
+    du_partial,
     size,
     channels,
-    pixels,
+    d_blocks,
     eps,
+    PIXELS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_SCALE: tl.constexpr,
     OF_BATCH: tl.constexpr,
+    EVEN: tl.constexpr,
     RELU: tl.constexpr,
     EXACT: tl.constexpr,
     BLOCK: tl.constexpr,
+    D_BLOCKS: tl.constexpr,
 ):
     block, c = tl.program_id(0), tl.program_id(1)
     at = block * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
     row = c.to(tl.int64) * size
-    x = tl.load(u + row + at, inside, 0.0).to(tl.float32)
-    g = tl.load(d + row + at, inside, 0.0).to(tl.float32)
+    x = _load(u + row, at, inside, EVEN)
+    g = _load(d + row, at, inside, EVEN)
     if HAS_BIAS:
         x += tl.load(bias + c)
     if HAS_SCALE:
-        g *= tl.load(image_scale + at // pixels, inside, 0.0)
+        g *= _load(image_scale, at // PIXELS, inside, EVEN)
     a, slope = _activate_with_slope(x, RELU, EXACT)
     reciprocal = tl.rsqrt(tl.load(statistics + channels + c) + eps)
     if OF_BATCH:
-        normalized = (a - tl.load(statistics + c)) * reciprocal
-        g -= (tl.load(sums + c) + normalized * tl.load(sums + channels + c)) / size
-    value = tl.where(inside, g * (tl.load(gamma + c) * reciprocal) * slope, 0.0)
-    tl.store(du + row + at, value.to(du.dtype.element_ty), inside)
-    tl.store(partial + c * tl.num_programs(0) + block, tl.sum(value))
+        part = tl.arange(0, D_BLOCKS)
+        there = part < d_blocks
+        shift = tl.sum(tl.load(d_partial + c * d_blocks + part, there, 0.0)) / size
+        tilt = tl.sum(tl.load(d_partial + (channels + c) * d_blocks + part, there, 0.0)) / size * reciprocal
+        g -= a * tilt + (shift - tl.load(statistics + c) * tilt)
+    value = g * slope * (tl.load(gamma + c) * reciprocal)
+    if not EVEN:
+        value = tl.where(inside, value, 0.0)
+    _store(du + row, at, value, inside, EVEN)
+    tl.store(du_partial + c * tl.num_programs(0) + block, tl.sum(value))
 
 
-# Band matrices (TAPS·SIDE, SIDE) of kernel rows first to first + TAPS, zero from KERNEL on: what column i of the row
-# above or below contributes to column o. With TURN of the kernel turned by 180 degrees.
+# Gradients (3, C) of bias, gamma and beta from the partial sums of du and of d.
+@triton.jit
+def combine_gradients(
+    du_partial, d_partial, gradients, channels, du_blocks, d_blocks, DU_BLOCKS: tl.constexpr, D_BLOCKS: tl.constexpr
+):
+    c = tl.program_id(0)
+    part = tl.arange(0, DU_BLOCKS)
+    tl.store(gradients + c, tl.sum(tl.load(du_partial + c * du_blocks + part, part < du_blocks, 0.0)))
+    part = tl.arange(0, D_BLOCKS)
+    there = part < d_blocks
+    tl.store(gradients + 2 * channels + c, tl.sum(tl.load(d_partial + c * d_blocks + part, there, 0.0)))
+    product = tl.sum(tl.load(d_partial + (channels + c) * d_blocks + part, there, 0.0))
+    tl.store(gradients + channels + c, product)
+
+
+# Band matrices (TAPS·SIDE, SIDE) of the kernel's rows `first` to `first` + TAPS, zero beyond the kernel: what column i
+# of a row of the input contributes to column o of the result; with TURN what column o of the result owes to column i.
 @triton.jit
 def _bands(weight, first, TURN: tl.constexpr, KERNEL: tl.constexpr, SIDE: tl.constexpr, TAPS: tl.constexpr):
     line = tl.arange(0, TAPS * SIDE)[:, None]
     tap = first + line // SIDE
-    across = line % SIDE - tl.arange(0, SIDE)[None, :] + KERNEL // 2
-    there = (tap < KERNEL) & (across >= 0) & (across < KERNEL)
-    index = tap * KERNEL + across
+    across = line % SIDE - tl.arange(0, SIDE)[None, :]
     if TURN:
-        index = KERNEL * KERNEL - 1 - index
-    return tl.load(weight + index, there, 0.0)
+        across = -across
+    across += KERNEL // 2
+    there = (tap < KERNEL) & (across >= 0) & (across < KERNEL)
+    return tl.load(weight + tap * KERNEL + across, there, 0.0)
 
 
-# (ROWS, TAPS·SIDE): for every row of maps the rows from `first` - KERNEL // 2 below it on, side by side; zero outside
-# the map. With TURN the rows above it: what a kernel's row sent the row to.
+# (ROWS, TAPS·SIDE): beside each other the rows that the kernel's rows `first` to `first` + TAPS lead to from each row
+# of maps, zero outside the map; with TURN the rows that they lead from.
 @triton.jit
 def _neighbours(
     x,
@@ -242,27 +293,23 @@ def _neighbours(
     return tl.load(x + (row + down) * WIDTH + across, there, 0.0)
 
 
-# y = depthwise(x) + bias + add. MOMENTS: also those of activation(y), as `moments`. REDUCE: also the sums of y times 1
-# and times the normalised activation of u, as `reduce`; `bias_u` and `statistics` are those of u.
+# y = depthwise(x) + bias + add, TURN: with the kernel turned by 180 degrees. MOMENTS: also those of activation(y), as
+# `moments`.
 @triton.jit
 def convolve(
     x,
     weight,
     bias,
     add,
-    u,
-    bias_u,
-    statistics,
     y,
     partial,
     rows,
     channels,
-    eps,
     TURN: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_ADD: tl.constexpr,
     MOMENTS: tl.constexpr,
-    REDUCE: tl.constexpr,
+    EVEN: tl.constexpr,
     RELU: tl.constexpr,
     EXACT: tl.constexpr,
     KERNEL: tl.constexpr,
@@ -273,52 +320,54 @@ def convolve(
     ROWS: tl.constexpr,
 ):
     block, c = tl.program_id(0), tl.program_id(1)
-    blocks = tl.num_programs(0)
     channel = c.to(tl.int64) * rows * WIDTH
     start = block * ROWS
     value = tl.zeros((ROWS, SIDE), tl.float32)
     for first in tl.static_range(0, KERNEL, TAPS):
-        near = _neighbours(x + channel, start, rows, first, False, KERNEL, HEIGHT, WIDTH, SIDE, TAPS, ROWS)
+        near = _neighbours(x + channel, start, rows, first, TURN, KERNEL, HEIGHT, WIDTH, SIDE, TAPS, ROWS)
         bands = _bands(weight + c * KERNEL * KERNEL, first, TURN, KERNEL, SIDE, TAPS)
         value = tl.dot(near, bands.to(near.dtype), value, input_precision="ieee")
     row = start + tl.arange(0, ROWS)[:, None]
     column = tl.arange(0, SIDE)[None, :]
     inside = (row < rows) & (column < WIDTH)
-    at = channel + row * WIDTH + column
+    at = row * WIDTH + column
     if HAS_BIAS:
         value += tl.load(bias + c)
     if HAS_ADD:
-        value += tl.load(add + at, inside, 0.0).to(tl.float32)
+        value += _load(add + channel, at, inside, EVEN)
     stored = value.to(y.dtype.element_ty)
-    tl.store(y + at, stored, inside)
+    _store(y + channel, at, stored, inside, EVEN)
     if MOMENTS:
         count = (tl.minimum(rows - start, ROWS) * WIDTH).to(tl.float32)
         a = _activate(stored.to(tl.float32), RELU, EXACT)
-        _store_moments(a, inside, count, partial, c, channels, block, blocks)
-    if REDUCE:
-        g = tl.where(inside, stored.to(tl.float32), 0.0)
-        a = _activate(tl.load(u + at, inside, 0.0).to(tl.float32) + tl.load(bias_u + c), RELU, EXACT)
-        normalized = (a - tl.load(statistics + c)) * tl.rsqrt(tl.load(statistics + channels + c) + eps)
-        tl.store(partial + c * blocks + block, tl.sum(g))
-        tl.store(partial + (channels + c) * blocks + block, tl.sum(g * normalized))
+        _store_moments(a, inside, count, partial, c, channels, block, tl.num_programs(0), EVEN)
 
 
-# Weight gradient of the depthwise convolution of x, into partial (splits, C, KERNEL, KERNEL); with STAGE x is
-# gamma * (activation(u + bias) - mean) / sqrt(variance + eps) + beta, rounded to u's dtype.
+# Gradients of the depthwise convolution of x: of the weight, into dw_partial (splits, C, KERNEL, KERNEL), TAPS rows of
+# the kernel for each third program index; and with DX of x, plus `add`, where TAPS covers the kernel.
+# STAGE: x is gamma * (activation(u + bias) - mean) / sqrt(variance + eps) + beta, rounded to u's dtype; with DX also
+# the sums of dx that `reduce` makes, into dx_partial (2, C, splits). Otherwise u is x itself.
 @triton.jit
-def convolve_weight_gradient(
+def convolve_backward(
     u,
     d,
+    weight,
+    add,
     bias,
     gamma,
     beta,
     statistics,
-    partial,
+    dx,
+    dw_partial,
+    dx_partial,
     rows,
     channels,
     eps,
     TILES: tl.constexpr,
+    DX: tl.constexpr,
+    HAS_ADD: tl.constexpr,
     STAGE: tl.constexpr,
+    EVEN: tl.constexpr,
     RELU: tl.constexpr,
     EXACT: tl.constexpr,
     KERNEL: tl.constexpr,
@@ -335,24 +384,48 @@ def convolve_weight_gradient(
     products = tl.zeros((TAPS * SIDE, SIDE), tl.float32)
     if STAGE:
         shift = tl.load(bias + c)
+        reciprocal = tl.rsqrt(tl.load(statistics + channels + c) + eps)
         mean = tl.load(statistics + c)
-        factor = tl.load(gamma + c) * tl.rsqrt(tl.load(statistics + channels + c) + eps)
-        offset = tl.load(beta + c)
+        factor = tl.load(gamma + c) * reciprocal
+        offset = tl.load(beta + c) - mean * factor
+    if DX:
+        bands = _bands(weight + c * KERNEL * KERNEL, first, True, KERNEL, SIDE, TAPS).to(d.dtype.element_ty)
+        if STAGE:
+            sums = tl.zeros((ROWS, SIDE), tl.float32)
+            product_sums = tl.zeros((ROWS, SIDE), tl.float32)
     for tile in range(TILES):
         start = (split * TILES + tile) * ROWS
         row = start + tl.arange(0, ROWS)[:, None]
         inside = (row < rows) & (column < WIDTH)
-        x = tl.load(u + channel + row * WIDTH + column, inside, 0.0)
-        if STAGE:
-            value = (_activate(x.to(tl.float32) + shift, RELU, EXACT) - mean) * factor + offset
-            x = tl.where(inside, value, 0.0).to(x.dtype)
+        at = row * WIDTH + column
         near = _neighbours(d + channel, start, rows, first, True, KERNEL, HEIGHT, WIDTH, SIDE, TAPS, ROWS)
-        products = tl.dot(tl.trans(near), x, products, input_precision="ieee")
+        x = _load(u + channel, at, inside, EVEN)
+        if STAGE:
+            a = _activate(x + shift, RELU, EXACT)
+            x = a * factor + offset
+            if not EVEN:
+                x = tl.where(inside, x, 0.0)
+        products = tl.dot(tl.trans(near), x.to(near.dtype), products, input_precision="ieee")
+        if DX:
+            value = tl.dot(near, bands, input_precision="ieee")
+            if HAS_ADD:
+                value += _load(add + channel, at, inside, EVEN)
+            stored = value.to(dx.dtype.element_ty)
+            _store(dx + channel, at, stored, inside, EVEN)
+            if STAGE:
+                g = stored.to(tl.float32)
+                if not EVEN:
+                    g = tl.where(inside, g, 0.0)
+                sums += g
+                product_sums += g * (a - mean)
+    if DX and STAGE:
+        to = dx_partial + c * tl.num_programs(0) + split
+        tl.store(to, tl.sum(sums))
+        tl.store(to + channels * tl.num_programs(0), tl.sum(product_sums) * reciprocal)
     # products[(tap, o), i]: the kernel's entry (tap, across) is the sum where i - o = across - KERNEL // 2.
     out = tl.arange(0, TAPS * SIDE)[:, None] % SIDE
     tap = first + tl.arange(0, TAPS)
-    to = partial + ((split * channels + c) * KERNEL + tap) * KERNEL
+    to = dw_partial + ((split * channels + c) * KERNEL + tap) * KERNEL
     for across in tl.static_range(KERNEL):
         on = tl.where(column - out == across - KERNEL // 2, products, 0.0)
-        sums = tl.sum(tl.reshape(tl.sum(on, 1), (TAPS, SIDE)), 1)
-        tl.store(to + across, sums, tap < KERNEL)
+        tl.store(to + across, tl.sum(tl.reshape(tl.sum(on, 1), (TAPS, SIDE)), 1), tap < KERNEL)

@@ -7,47 +7,70 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import logging
-import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-logger = logging.getLogger("convmixer.kernels")
-
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LARGEST_KERNEL = 15
 LARGEST_WIDTH = 128
 
-# Sizes of the programs, measured on an H100 and an H200 at (256, 131072) and 16×16 maps.
-_BLOCK, _BLOCK_WARPS = 4096, 8  # values of a channel in an elementwise kernel
-_TILE, _TILE_DEPTH, _TILE_WARPS = 4096, 64, 4  # values of a convolution, and terms of one matrix product
-_PRODUCT, _PRODUCT_WIDTH, _PRODUCT_WARPS = 1024, 256, 4  # the same of a weight gradient, and its product's width
+# Sizes of the programs, as measured on an H200 with 256 channels of 512 maps of 16×16.
+_BLOCK, _BLOCK_WARPS = 4096, 4  # values of a channel in an elementwise kernel
+_TILE, _TILE_DEPTH, _TILE_WARPS = 4096, 16, 4  # values of a convolution, and terms of one matrix product
+_PRODUCT, _PRODUCT_WIDTH, _PRODUCT_WARPS = 1024, 256, 4  # the same in its gradients, and rows of the product
 _SPLITS = 8  # programs that share a channel's weight gradient
+
+
+interpreted = False
+"""Whether tensors on a CPU go through Triton's interpreter, for tests; it has to be on when Triton is imported."""
 
 
 @functools.cache
 def available() -> bool:
-    """Whether Triton is there with something to run on: a GPU with matrix units for bfloat16, or its interpreter."""
-    if importlib.util.find_spec("triton") is None:
-        return False
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        return True
-    return torch.cuda.is_available() and torch.version.cuda is not None and torch.cuda.get_device_capability() >= (8, 0)
+    """Whether Triton is there, and a GPU with matrix units for bfloat16."""
+    there = (
+        torch.cuda.is_available() and torch.version.cuda is not None and torch.cuda.get_device_capability() >= (8, 0)
+    )
+    return there and importlib.util.find_spec("triton") is not None
 
 
 def covers(tensor: Tensor, kernel_size: int, width: int) -> bool:
     """Whether the kernels can work on this tensor with depthwise kernels of this size on maps of this width."""
-    on_device = tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
     fits = tensor.dtype in DTYPES and kernel_size <= LARGEST_KERNEL and width <= LARGEST_WIDTH
-    return on_device and fits and tensor.numel() > 0 and available()
+    return fits and tensor.numel() > 0 and (available() if tensor.is_cuda else interpreted)
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Activation and batch normalisation of one tensor; ``statistics`` (2, C) once they are known."""
+
+    bias: Tensor | None
+    gamma: Tensor
+    beta: Tensor
+    activation: str
+    eps: float
+    image_scale: Tensor | None = None
+
+    def options(self, u: Tensor, shape: Sequence[int]) -> dict[str, Any]:
+        """What the elementwise kernels are compiled for."""
+        return {
+            **_options(u, self.activation),
+            "PIXELS": shape[1] * shape[2],
+            "HAS_BIAS": self.bias is not None,
+            "HAS_SCALE": self.image_scale is not None,
+            "EVEN": u.shape[1] % _BLOCK == 0,
+            "BLOCK": _BLOCK,
+            "num_warps": _BLOCK_WARPS,
+        }
 
 
 def normalize(
     u: Tensor,
-    bias: Tensor | None,
+    bias: Tensor,
     gamma: Tensor,
     beta: Tensor,
     statistics: Tensor | None,
@@ -59,13 +82,14 @@ def normalize(
 ) -> tuple[Tensor, Tensor]:
     """As :func:`reference.normalize`."""
     used = _moments(u, bias, activation) if statistics is None else statistics.clone()
-    return _apply(u, bias, gamma, beta, used, residual, image_scale, shape, activation, eps), used
+    stage = _Stage(bias, gamma, beta, activation, eps, image_scale)
+    return _apply(u, stage, used, None if residual is None else residual.contiguous(), shape), used
 
 
 def normalize_backward(
     d: Tensor,
     u: Tensor,
-    bias: Tensor | None,
+    bias: Tensor,
     gamma: Tensor,
     statistics: Tensor,
     image_scale: Tensor | None,
@@ -73,36 +97,13 @@ def normalize_backward(
     activation: str,
     eps: float,
     of_batch: bool,
-    sums: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`reference.normalize_backward`; ``sums`` (2, C) where those of d are known already."""
-    from convmixer.kernels import triton_kernels as kernels
-
+    """As :func:`reference.normalize_backward`."""
+    stage, gradients = _Stage(bias, gamma, gamma, activation, eps, image_scale), gamma.new_empty((3, len(gamma)))
     d = d.contiguous()
-    channels, size = u.shape
-    options = _elementwise(u, activation) | {"HAS_BIAS": bias is not None, "HAS_SCALE": image_scale is not None}
-    grid = (_blocks(size, _BLOCK), channels)
-    sizes = (size, channels, shape[1] * shape[2], eps)
-    if sums is None:
-        partial = gamma.new_empty((2, channels, grid[0]))
-        kernels.reduce[grid](d, u, bias, statistics, image_scale, partial, *sizes, **options)
-        sums = partial.sum(2)
-    du, partial = torch.empty_like(u), gamma.new_empty((channels, grid[0]))
-    kernels.gradient[grid](
-        d,
-        u,
-        bias,
-        gamma,
-        statistics,
-        sums,
-        image_scale,
-        du,
-        partial,
-        *sizes,
-        OF_BATCH=of_batch,
-        **options,
-    )
-    return du, torch.stack([partial.sum(1), sums[1], sums[0]])
+    return _gradient(
+        d, u, stage, statistics, _reduce(d, u, stage, statistics, shape), shape, of_batch, gradients
+    ), gradients
 
 
 def mix(
@@ -122,14 +123,17 @@ def mix(
     add_input: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As :func:`reference.mix`."""
-    given = (None, None) if statistics is None else (statistics[:2], statistics[2:])
-    x, used = normalize(u, bias0, gamma0, beta0, given[0], None, None, shape, activation, eps[0])
-    moments = given[1] is None
-    v, partial = _convolve(x, weight, shape, bias=bias1, activation=activation, moments=moments)
-    behind = _combine(partial, u.shape[1], _rows(shape) * shape[2]) if moments else given[1]
-    assert behind is not None
-    y = _apply(v, None, gamma1, beta1, behind, x if add_input else None, image_scale, shape, activation, eps[1])
-    return y, v, torch.cat([used, behind])
+    first = _Stage(bias0, gamma0, beta0, activation, eps[0])
+    second = _Stage(None, gamma1, beta1, activation, eps[1], image_scale)
+    of_batch = statistics is None
+    used = u.new_empty((4, u.shape[0]), dtype=torch.float32) if statistics is None else statistics.clone()
+    if of_batch:
+        _moments(u, bias0, activation, used[:2])
+    x = _apply(u, first, used[:2], None, shape)
+    v, partial = _convolve(x, weight, shape, bias=bias1, activation=activation, moments=of_batch)
+    if of_batch:
+        _combine_moments(partial, u.shape[1], _rows(shape) * shape[2], used[2:])
+    return _apply(v, second, used[2:], x if add_input else None, shape), v, used
 
 
 def mix_backward(
@@ -150,24 +154,17 @@ def mix_backward(
     of_batch: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As :func:`reference.mix_backward`."""
-    d = d.contiguous()
-    before, behind = statistics[:2].contiguous(), statistics[2:].contiguous()
-    dv, gradients1 = normalize_backward(d, v, None, gamma1, behind, image_scale, shape, activation, eps[1], of_batch)
-    dx, partial = _convolve(
-        dv,
-        weight,
-        shape,
-        turn=True,
-        add=d if add_input else None,
-        activation=activation,
-        reduce=(u, bias0, before, eps[0]),
-    )
-    stage = (bias0, gamma0, beta0, before, activation, eps[0])
-    dw = _convolve_weight_gradient(u, dv, weight.shape[-1], shape, stage)
-    du, gradients0 = normalize_backward(
-        dx, u, bias0, gamma0, before, None, shape, activation, eps[0], of_batch, partial.sum(2)
-    )
-    return du, dw, torch.cat([gradients0, gradients1])
+    d, gradients = d.contiguous(), gamma0.new_empty((6, len(gamma0)))
+    first = _Stage(bias0, gamma0, beta0, activation, eps[0])
+    second = _Stage(None, gamma1, gamma1, activation, eps[1], image_scale)
+    before, behind = statistics[:2], statistics[2:]
+    sums = _reduce(d, v, second, behind, shape)
+    dv = _gradient(d, v, second, behind, sums, shape, of_batch, gradients[3:])
+    dx, dw, sums = _convolve_backward(u, dv, weight, shape, d if add_input else None, first, before)
+    if dx is None:
+        dx = _convolve(dv, weight, shape, turn=True, add=d if add_input else None)[0]
+        sums = _reduce(dx, u, first, before, shape)
+    return _gradient(dx, u, first, before, sums, shape, of_batch, gradients[:3]), dw, gradients
 
 
 def depthwise(x: Tensor, weight: Tensor, shape: Sequence[int], turn: bool) -> Tensor:
@@ -177,15 +174,12 @@ def depthwise(x: Tensor, weight: Tensor, shape: Sequence[int], turn: bool) -> Te
 
 def depthwise_weight_gradient(x: Tensor, d: Tensor, kernel_size: int, shape: Sequence[int]) -> Tensor:
     """Weight gradient (C, k, k), float32."""
-    return _convolve_weight_gradient(x, d.contiguous(), kernel_size, shape, None)
+    weight = x.new_empty((x.shape[0], kernel_size, kernel_size), dtype=torch.float32)
+    return _convolve_backward(x, d.contiguous(), weight, shape)[1]
 
 
 def _options(u: Tensor, activation: str) -> dict[str, Any]:
     return {"RELU": activation == "relu", "EXACT": u.dtype == torch.float32}
-
-
-def _elementwise(u: Tensor, activation: str) -> dict[str, Any]:
-    return {**_options(u, activation), "BLOCK": _BLOCK, "num_warps": _BLOCK_WARPS}
 
 
 def _blocks(size: int, block: int) -> int:
@@ -206,64 +200,73 @@ def _rows(shape: Sequence[int]) -> int:
     return max(16, _TILE // _side(shape[2]))
 
 
-def _moments(u: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+def _moments(u: Tensor, bias: Tensor, activation: str, out: Tensor | None = None) -> Tensor:
     """(2, C) mean and biased variance of activation(u + bias)."""
     from convmixer.kernels import triton_kernels as kernels
 
     channels, size = u.shape
     grid = (_blocks(size, _BLOCK), channels)
     partial = u.new_empty((2, channels, grid[0]), dtype=torch.float32)
-    bias = partial.new_zeros(channels) if bias is None else bias
-    kernels.moments[grid](u, bias, partial, size, channels, **_elementwise(u, activation))
-    return _combine(partial, size, _BLOCK)
+    options = {**_options(u, activation), "EVEN": size % _BLOCK == 0, "BLOCK": _BLOCK, "num_warps": _BLOCK_WARPS}
+    kernels.moments[grid](u, bias, partial, size, channels, **options)
+    return _combine_moments(partial, size, _BLOCK, partial.new_empty((2, channels)) if out is None else out)
 
 
-def _combine(partial: Tensor, size: int, block: int) -> Tensor:
+def _combine_moments(partial: Tensor, size: int, block: int, out: Tensor) -> Tensor:
     from convmixer.kernels import triton_kernels as kernels
 
     _, channels, blocks = partial.shape
-    statistics = partial.new_empty((2, channels))
-    kernels.combine_moments[(channels,)](
-        partial, statistics, size, channels, blocks, BLOCK=block, BLOCKS=_power_of_two(blocks)
-    )
-    return statistics
+    sizes = {"BLOCK": block, "BLOCKS": _power_of_two(blocks)}
+    kernels.combine_moments[(channels,)](partial, out, size, channels, blocks, **sizes)
+    return out
 
 
-def _apply(
-    u: Tensor,
-    bias: Tensor | None,
-    gamma: Tensor,
-    beta: Tensor,
-    statistics: Tensor,
-    residual: Tensor | None,
-    image_scale: Tensor | None,
-    shape: Sequence[int],
-    activation: str,
-    eps: float,
-) -> Tensor:
+def _apply(u: Tensor, stage: _Stage, statistics: Tensor, residual: Tensor | None, shape: Sequence[int]) -> Tensor:
+    """The stage's result, plus ``residual``."""
     from convmixer.kernels import triton_kernels as kernels
 
     y = torch.empty_like(u)
     channels, size = u.shape
-    kernels.apply[(_blocks(size, _BLOCK), channels)](
-        u,
-        bias,
-        gamma,
-        beta,
-        statistics.contiguous(),
-        None if residual is None else residual.contiguous(),
-        image_scale,
-        y,
-        size,
-        channels,
-        shape[1] * shape[2],
-        eps,
-        HAS_BIAS=bias is not None,
-        HAS_RESIDUAL=residual is not None,
-        HAS_SCALE=image_scale is not None,
-        **_elementwise(u, activation),
-    )
+    parameters = (stage.bias, stage.gamma, stage.beta, statistics, residual, stage.image_scale)
+    options = {**stage.options(u, shape), "HAS_RESIDUAL": residual is not None}
+    kernels.apply[(_blocks(size, _BLOCK), channels)](u, *parameters, y, size, channels, stage.eps, **options)
     return y
+
+
+def _reduce(d: Tensor, u: Tensor, stage: _Stage, statistics: Tensor, shape: Sequence[int]) -> Tensor:
+    """Partial sums (2, C, blocks) of d, and of d times the normalised activation."""
+    from convmixer.kernels import triton_kernels as kernels
+
+    channels, size = u.shape
+    grid = (_blocks(size, _BLOCK), channels)
+    partial = stage.gamma.new_empty((2, channels, grid[0]))
+    inputs = (d, u, stage.bias, statistics, stage.image_scale)
+    kernels.reduce[grid](*inputs, partial, size, channels, stage.eps, **stage.options(u, shape))
+    return partial
+
+
+def _gradient(
+    d: Tensor,
+    u: Tensor,
+    stage: _Stage,
+    statistics: Tensor,
+    sums: Tensor,
+    shape: Sequence[int],
+    of_batch: bool,
+    gradients: Tensor,
+) -> Tensor:
+    """Gradient of u, from d and its partial sums; writes those of bias, gamma and beta into ``gradients`` (3, C)."""
+    from convmixer.kernels import triton_kernels as kernels
+
+    channels, size = u.shape
+    blocks, d_blocks = _blocks(size, _BLOCK), sums.shape[2]
+    du, partial = torch.empty_like(u), sums.new_empty((channels, blocks))
+    inputs = (d, u, stage.bias, stage.gamma, statistics, sums, stage.image_scale)
+    options = {**stage.options(u, shape), "OF_BATCH": of_batch, "D_BLOCKS": _power_of_two(d_blocks)}
+    kernels.gradient[(blocks, channels)](*inputs, du, partial, size, channels, d_blocks, stage.eps, **options)
+    sizes = {"DU_BLOCKS": _power_of_two(blocks), "D_BLOCKS": _power_of_two(d_blocks)}
+    kernels.combine_gradients[(channels,)](partial, sums, gradients, channels, blocks, d_blocks, **sizes)
+    return du
 
 
 def _convolve(
@@ -276,83 +279,71 @@ def _convolve(
     add: Tensor | None = None,
     activation: str = "relu",
     moments: bool = False,
-    reduce: tuple[Tensor, Tensor, Tensor, float] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Depthwise convolution plus ``bias`` plus ``add``, and the (2, C, blocks) partial sums that were asked for."""
+    """Depthwise convolution plus ``bias`` plus ``add``; partial moments (2, C, blocks) of its activation if wanted."""
     from convmixer.kernels import triton_kernels as kernels
 
     images, height, width = shape
+    kernel_size, side, tile = weight.shape[-1], _side(width), _rows(shape)
     channels, rows = x.shape[0], images * height
-    grid = (_blocks(rows, _rows(shape)), channels)
+    grid = (_blocks(rows, tile), channels)
     y = torch.empty_like(x)
-    partial = weight.new_empty((2, channels, grid[0]) if moments or reduce else 0, dtype=torch.float32)
-    u, bias_u, statistics, eps = reduce or (None, None, None, 0.0)
+    partial = weight.new_empty((2, channels, grid[0]) if moments else 0, dtype=torch.float32)
     kernels.convolve[grid](
-        x,
-        weight,
-        bias,
-        add,
-        u,
-        bias_u,
-        statistics,
-        y,
-        partial,
-        rows,
-        channels,
-        eps,
+        *(x, weight, bias, add, y, partial, rows, channels),
         TURN=turn,
         HAS_BIAS=bias is not None,
         HAS_ADD=add is not None,
         MOMENTS=moments,
-        REDUCE=reduce is not None,
-        KERNEL=weight.shape[-1],
+        EVEN=rows % tile == 0 and width == side,
+        KERNEL=kernel_size,
         HEIGHT=height,
         WIDTH=width,
-        SIDE=_side(width),
-        TAPS=_taps(weight.shape[-1], width),
-        ROWS=_rows(shape),
+        SIDE=side,
+        TAPS=min(_power_of_two(kernel_size), max(1, _TILE_DEPTH // side)),
+        ROWS=tile,
         num_warps=_TILE_WARPS,
         **_options(x, activation),
     )
     return y, partial
 
 
-def _taps(kernel_size: int, width: int) -> int:
-    """Rows of the kernel that one matrix product takes together: as many as make it 64 deep."""
-    return min(_power_of_two(kernel_size), max(1, _TILE_DEPTH // _side(width)))
-
-
-def _convolve_weight_gradient(
+def _convolve_backward(
     u: Tensor,
     d: Tensor,
-    kernel_size: int,
+    weight: Tensor,
     shape: Sequence[int],
-    stage: tuple[Tensor, Tensor, Tensor, Tensor, str, float] | None,
-) -> Tensor:
-    """(C, k, k) in float32; ``stage``: bias, gamma, beta, statistics, activation and eps of what u goes through."""
+    add: Tensor | None = None,
+    stage: _Stage | None = None,
+    statistics: Tensor | None = None,
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Gradients of x, plus ``add``, and of the weight, (C, k, k) float32, for x the result of ``stage`` on u.
+
+    Returns:
+        Both, the first None without a stage and where one program cannot hold all rows of a kernel; and the partial
+        sums of the first as those of :func:`_reduce`.
+    """
     from convmixer.kernels import triton_kernels as kernels
 
     images, height, width = shape
-    channels, rows, side = u.shape[0], images * height, _side(width)
-    taps = min(_power_of_two(kernel_size), max(1, _PRODUCT_WIDTH // side))
-    tile = max(16, _PRODUCT // side)
+    kernel_size, side = weight.shape[-1], _side(width)
+    channels, rows = u.shape[0], images * height
+    taps, tile = min(_power_of_two(kernel_size), max(1, _PRODUCT_WIDTH // side)), max(16, _PRODUCT // side)
     splits = min(_SPLITS, _blocks(rows, tile))
     tiles = _blocks(_blocks(rows, tile), splits)
-    partial = u.new_empty((splits, channels, kernel_size, kernel_size), dtype=torch.float32)
-    bias, gamma, beta, statistics, activation, eps = stage or (None, None, None, None, "relu", 0.0)
-    kernels.convolve_weight_gradient[(splits, channels, _blocks(kernel_size, taps))](
-        u,
-        d,
-        bias,
-        gamma,
-        beta,
-        statistics,
-        partial,
-        rows,
-        channels,
-        eps,
+    groups = _blocks(kernel_size, taps)
+    dx = torch.empty_like(u) if stage and groups == 1 else None
+    dw_partial = u.new_empty((splits, *weight.shape), dtype=torch.float32)
+    dx_partial = u.new_empty((2, channels, splits), dtype=torch.float32)
+    parameters = (stage.bias, stage.gamma, stage.beta) if stage else (None, None, None)
+    kernels.convolve_backward[(splits, channels, groups)](
+        *(u, d, weight, add, *parameters, statistics, dx, dw_partial, dx_partial),
+        *(rows, channels, stage.eps if stage else 0.0),
         TILES=tiles,
+        DX=dx is not None,
+        HAS_ADD=add is not None,
         STAGE=stage is not None,
+        EVEN=rows % (tile * tiles) == 0 and width == side,
         KERNEL=kernel_size,
         HEIGHT=height,
         WIDTH=width,
@@ -360,6 +351,6 @@ def _convolve_weight_gradient(
         TAPS=taps,
         ROWS=tile,
         num_warps=_PRODUCT_WARPS,
-        **_options(u, activation),
+        **_options(u, stage.activation if stage else "relu"),
     )
-    return partial.sum(0)
+    return dx, dw_partial.sum(0), dx_partial

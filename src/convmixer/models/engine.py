@@ -9,7 +9,6 @@ Layout: activations are (h, N·H'·W'), see :mod:`convmixer.kernels`.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -142,8 +141,8 @@ def pools_by_mean(pooling: nn.Module) -> bool:
 
 def pooled(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """(h, N·H'·W') → means (N, h) in the same dtype."""
-    sums = x.view(x.shape[0], shape[0], -1).mean(2, dtype=torch.promote_types(x.dtype, torch.float32))
-    return sums.t().contiguous().to(x.dtype)  # contiguous: dropout draws its mask in the order of memory
+    means = x.view(x.shape[0], shape[0], -1).mean(2)  # added up in float32 whatever the dtype
+    return means.t().contiguous()  # contiguous: dropout draws its mask in the order of memory
 
 
 class Constants:
@@ -325,21 +324,26 @@ def update_running_statistics(seen: Sequence[tuple[nn.BatchNorm2d, Tensor]], cou
         seen: normalisations, changed if they track statistics, and (2, C) mean and biased variance of the batch.
         count: values in each channel.
     """
-    groups: dict[tuple[int, float], list[tuple[Tensor, Tensor]]] = {}
-    passes: Counter[nn.BatchNorm2d] = Counter()  # a normalisation may be used twice, one update after the other
+    now: dict[nn.BatchNorm2d, Tensor] = {}
+    for index, (norm, statistics) in enumerate(seen):
+        if norm in now:  # used twice: one update after the other
+            update_running_statistics(seen[index:], count)
+            break
+        if norm.training and norm.running_mean is not None:
+            now[norm] = statistics
+    counters = [norm.num_batches_tracked for norm in now if norm.num_batches_tracked is not None]
+    groups: dict[float, list[tuple[Any, Tensor]]] = {}
     with torch.no_grad():
-        for norm, now in seen:
-            if not norm.training or norm.running_mean is None or norm.running_var is None:
-                continue
+        if counters:
+            torch._foreach_add_(counters, 1)
+        for norm, statistics in now.items():
             factor = norm.momentum or 0.0
-            if norm.num_batches_tracked is not None:
-                norm.num_batches_tracked.add_(1)
-                factor = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else factor
-            pairs = groups.setdefault((passes[norm], factor), [])
-            pairs += zip((norm.running_mean, norm.running_var), now, strict=True)
-            passes[norm] += 1
-        for (_, factor), pairs in groups.items():
-            running, values = ([pair[side] for pair in pairs] for side in (0, 1))
+            if norm.momentum is None and norm.num_batches_tracked is not None:
+                factor = 1.0 / float(norm.num_batches_tracked)
+            pairs = zip((norm.running_mean, norm.running_var), statistics, strict=True)
+            groups.setdefault(factor, []).extend(pairs)
+        for factor, group in groups.items():
+            running, values = ([pair[side] for pair in group] for side in (0, 1))
             torch._foreach_mul_(running, 1.0 - factor)
             torch._foreach_add_(running[::2], values[::2], alpha=factor)
             torch._foreach_add_(running[1::2], values[1::2], alpha=factor * count / (count - 1))
