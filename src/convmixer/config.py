@@ -262,8 +262,10 @@ class TrainConfig(_Checked):
     engine: Engine = field(default="auto", metadata=_INCIDENTAL)
     """How the model is executed: by PyTorch's own modules (plain), by fused kernels (fast), or by whichever is measured
     to be faster on this machine (auto). A run that is resumed stays with the engine it began with."""
+    cuda_graph: bool = field(default=True, metadata=_INCIDENTAL)
+    """On a CUDA device, record an update once and replay it, which spares the time between its operations."""
     checkpoint_minutes: float = field(default=10.0, metadata=_INCIDENTAL)
-    """Minutes between checkpoints within an epoch; one is written after every epoch as well."""
+    """Minutes between checkpoints within an epoch; they are written after epochs as well."""
 
     def _problems(self) -> Iterator[str]:
         yield from _at_least(self, 1, "epochs", "accumulate", "eval_every", "image_size_start")

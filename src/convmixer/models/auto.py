@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -29,8 +30,11 @@ _MARGIN = 0.95  # the fast engine has to be faster by this factor
 _known: dict[str, Literal["plain", "fast"]] = {}
 
 
-def choose(model: ConvMixer, x: Tensor) -> Literal["plain", "fast"]:
-    """Either "plain" or "fast", for a forward pass on x with gradients if they are enabled. Measures at most once."""
+def choose(model: ConvMixer, x: Tensor, captured: bool = False) -> Literal["plain", "fast"]:
+    """Either "plain" or "fast", for a forward pass on x with gradients if they are enabled. Measures at most once.
+
+    ``captured``: passes will be replayed from a CUDA graph.
+    """
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():  # nothing can be measured in a graph
         return model.last_choice if engine.can_run(model, x) else "plain"
     if x.device.type not in _PROBE_WORK or torch.compiler.is_exporting() or not engine.can_run(model, x):
@@ -40,11 +44,11 @@ def choose(model: ConvMixer, x: Tensor) -> Literal["plain", "fast"]:
     images, work = _work(model, x)
     if work < SMALL_WORK:
         return "plain"
-    key = _key(model, x, images)
+    key = _key(model, x, images) + (" graph" if captured else "")
     if key not in _known:
         timings = measurements.recall(key)
         if timings is None:
-            timings = measure(model, x[:images])
+            timings = measure(model, x[:images], captured)
             measurements.keep(key, timings)
         _known[key] = "fast" if timings["fast"] < _MARGIN * timings["plain"] else "plain"
         logger.info("engine %s for %s: %s", _known[key], key, timings)
@@ -52,7 +56,7 @@ def choose(model: ConvMixer, x: Tensor) -> Literal["plain", "fast"]:
     return _known[key]
 
 
-def measure(model: ConvMixer, x: Tensor) -> dict[str, float]:
+def measure(model: ConvMixer, x: Tensor, captured: bool = False) -> dict[str, float]:
     """Seconds of a pass through stem and first block with either engine; leaves model and random state as they are."""
     small = copy.copy(model)
     small._modules = {**model._modules, "blocks": nn.Sequential(model.blocks[0])}
@@ -60,22 +64,42 @@ def measure(model: ConvMixer, x: Tensor) -> dict[str, float]:
 
     def run(name: Literal["plain", "fast"]) -> None:
         trial.set_engine(name)
+        trial.zero_grad()
         result: Tensor = trial(images)
         if gradients and result.requires_grad:
             result.float().square().mean().backward()
-        if x.is_cuda:
+
+    def candidate(name: Literal["plain", "fast"]) -> Callable[[], object]:
+        if not x.is_cuda:
+            return lambda: run(name)
+        launch = _captured(lambda: run(name)) if captured else lambda: run(name)
+
+        def finish() -> None:
+            launch()
             torch.cuda.synchronize(x.device)
 
-    with (
-        torch.random.fork_rng(devices=[x.device] if x.is_cuda else []),
-        torch.inference_mode(False),
-        torch.set_grad_enabled(gradients),
-    ):
+        return finish
+
+    devices = [x.device] if x.is_cuda else []
+    with torch.random.fork_rng(devices), torch.inference_mode(False), torch.set_grad_enabled(gradients):
         trial = copy.deepcopy(small)
         images = torch.rand(x.shape, dtype=x.dtype, device=x.device)
         return measurements.interleaved(
-            {"plain": lambda: run("plain"), "fast": lambda: run("fast")}, rounds=3, seconds=_PROBE_SECONDS
+            {"plain": candidate("plain"), "fast": candidate("fast")}, rounds=3, seconds=_PROBE_SECONDS
         )
+
+
+def _captured(run: Callable[[], object]) -> Callable[[], None]:
+    """``run`` as a CUDA graph."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
 
 
 def _work(model: ConvMixer, x: Tensor) -> tuple[int, float]:

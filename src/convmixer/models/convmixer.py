@@ -103,10 +103,15 @@ class ConvMixer(nn.Module):
             raise InputError(f"engine {engine!r} is unknown; {nearest(engine, get_args(Engine))}")
         self.engine: Engine = engine
 
-    def engine_for(self, x: torch.Tensor) -> Literal["plain", "fast"]:
-        """What a forward pass on x runs as in the present mode and autocast state: "plain" or "fast"."""
+    def engine_for(self, x: torch.Tensor, *, captured: bool = False) -> Literal["plain", "fast"]:
+        """What a forward pass on x runs as in the present mode and autocast state: "plain" or "fast".
+
+        Args:
+            x: images (N, C, H, W).
+            captured: whether passes will be replayed from a CUDA graph, where launching operations takes no time.
+        """
         if self.engine == "auto":
-            return auto.choose(self, x)
+            return auto.choose(self, x, captured)
         return "fast" if self.engine == "fast" and fast.can_run(self, x) else "plain"
 
     def fuse(self) -> Self:

@@ -25,7 +25,8 @@ from convmixer.training.runtime import autocast, choose_device, choose_precision
 from convmixer.training.views import View, itself, views
 from convmixer.utils.metrics import Evaluation, evaluate_predictions
 
-EVALUATION_BATCH = 500
+_BATCH = {"cpu": 500}  # images at once, by default; elsewhere more, as launching operations takes time
+_LARGE_BATCH = 2500
 _ENDED: tuple[Status, ...] = ("finished", "diverged", "pruned")  # nothing is left to resume
 
 
@@ -36,7 +37,7 @@ def compute_logits(
     device: torch.device,
     precision: torch.dtype,
     *,
-    batch_size: int = EVALUATION_BATCH,
+    batch_size: int | None = None,
     check: Callable[[], None] = lambda: None,
     view: View = itself,
 ) -> torch.Tensor:
@@ -48,7 +49,7 @@ def compute_logits(
         normalize: what the model's inputs went through in training.
         device: where the model is.
         precision: dtype of autocast.
-        batch_size: images at once.
+        batch_size: images at once; by default as many as suit the device.
         check: called before every batch; may raise to stop.
         view: what the model sees of the images.
 
@@ -58,7 +59,7 @@ def compute_logits(
     model.eval()
     outputs = []
     with torch.inference_mode(), autocast(device, precision):
-        for images in in_order(split, batch_size, normalize, device):
+        for images in in_order(split, batch_size or _BATCH.get(device.type, _LARGE_BATCH), normalize, device):
             check()
             outputs.append(model(view(images)).float())
     return torch.cat(outputs).cpu()
@@ -99,12 +100,16 @@ class TrainedModel:
         return cls(model, info, normalize, where, choose_precision(precision, where))
 
     def logits(
+<<<<<<< HEAD
         self,
         split: Split,
         *,
         batch_size: int = EVALUATION_BATCH,
         check: Callable[[], None] = lambda: None,
         view: View = itself,
+=======
+        self, split: Split, *, batch_size: int | None = None, check: Callable[[], None] = lambda: None
+>>>>>>> 7640475 (feat(training): updates as CUDA graphs; engine auto measures on GPUs)
     ) -> torch.Tensor:
         """(N, K) float32 for the images of ``split``; see :func:`compute_logits`."""
         arguments = (self.model, split, self.normalize, self.device, self.precision)
@@ -143,8 +148,12 @@ def evaluate_run(
     device: Device = "auto",
     precision: Precision = "auto",
     engine: Engine = "auto",
+<<<<<<< HEAD
     tta: Tta | None = None,
     batch_size: int = EVALUATION_BATCH,
+=======
+    batch_size: int | None = None,
+>>>>>>> 7640475 (feat(training): updates as CUDA graphs; engine auto measures on GPUs)
     check: Callable[[], None] = lambda: None,
 ) -> RunEvaluation:
     """Evaluates the selected weights of a run on one of its splits.
@@ -157,8 +166,12 @@ def evaluate_run(
         device: where to compute.
         precision: number format.
         engine: how the model is executed.
+<<<<<<< HEAD
         tta: test-time augmentation to report beside the plain figures; by default what the run asks for.
         batch_size: images at once.
+=======
+        batch_size: images at once; by default as many as suit the device.
+>>>>>>> 7640475 (feat(training): updates as CUDA graphs; engine auto measures on GPUs)
         check: called before every batch; may raise to stop.
 
     Raises:
