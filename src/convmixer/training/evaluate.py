@@ -100,16 +100,12 @@ class TrainedModel:
         return cls(model, info, normalize, where, choose_precision(precision, where))
 
     def logits(
-<<<<<<< HEAD
         self,
         split: Split,
         *,
-        batch_size: int = EVALUATION_BATCH,
+        batch_size: int | None = None,
         check: Callable[[], None] = lambda: None,
         view: View = itself,
-=======
-        self, split: Split, *, batch_size: int | None = None, check: Callable[[], None] = lambda: None
->>>>>>> 7640475 (feat(training): updates as CUDA graphs; engine auto measures on GPUs)
     ) -> torch.Tensor:
         """(N, K) float32 for the images of ``split``; see :func:`compute_logits`."""
         arguments = (self.model, split, self.normalize, self.device, self.precision)
@@ -148,12 +144,8 @@ def evaluate_run(
     device: Device = "auto",
     precision: Precision = "auto",
     engine: Engine = "auto",
-<<<<<<< HEAD
     tta: Tta | None = None,
-    batch_size: int = EVALUATION_BATCH,
-=======
     batch_size: int | None = None,
->>>>>>> 7640475 (feat(training): updates as CUDA graphs; engine auto measures on GPUs)
     check: Callable[[], None] = lambda: None,
 ) -> RunEvaluation:
     """Evaluates the selected weights of a run on one of its splits.
@@ -166,12 +158,8 @@ def evaluate_run(
         device: where to compute.
         precision: number format.
         engine: how the model is executed.
-<<<<<<< HEAD
         tta: test-time augmentation to report beside the plain figures; by default what the run asks for.
-        batch_size: images at once.
-=======
         batch_size: images at once; by default as many as suit the device.
->>>>>>> 7640475 (feat(training): updates as CUDA graphs; engine auto measures on GPUs)
         check: called before every batch; may raise to stop.
 
     Raises:
