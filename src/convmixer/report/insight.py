@@ -48,6 +48,8 @@ def _own(row: ComparisonRow) -> str:
     role = "What the others are compared with. " if row.is_base else ""
     if test.half_width is None or test.std is None:
         return f"{role}One seed says nothing of the spread between seeds."
+    if test.std == 0:
+        return f"{role}Its {seeds(test.n)} agree to the last image, which is chance and no measure of the spread."
     return (
         f"{role}Its seeds scatter by {100 * test.std:.2f} points, so that the mean of {seeds(test.n)} is known "
         f"to ± {100 * test.half_width:.2f}."

@@ -80,7 +80,7 @@ def _summary_row(row: ComparisonRow) -> tuple[Cell, ...]:
     said = row.document or DocumentFigures()
     test, train = row.test_accuracy, row.train_accuracy
     return (
-        Cell(row.label, note=shown_values(row.changes).replace(row.label, ""), value=row.label),
+        Cell(row.label, note=changes if (changes := shown_values(row.changes)) != row.label else "", value=row.label),
         Cell(spread(test), note=_document(said.test_accuracy, row.document_difference), value=_mean(test)),
         Cell(spread(train), note=_document(said.train_accuracy, None), value=_mean(train)),
         Cell(

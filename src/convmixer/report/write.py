@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> tuple[Stu
     """
     out = Path(out) if out is not None else Path(folder) / "report"
     study = collect(folder)
-    record = summarize(study, f"convmixer report {Path(folder).name}")
+    record = summarize(study, shlex.join(["convmixer", "report", study.folder.resolve().name]))
     single = out.suffix in FORMS
     files = {out.suffix: out} if single else {s: out / f"{name}{s}" for s, name in zip(FORMS, _NAMES, strict=True)}
     drawn: list[Picture] = draw_pictures(record, study) if {".html", ".md"} & files.keys() else []

@@ -159,7 +159,10 @@ class RunDir:
 
     def environment(self) -> dict[str, Any]:
         """``environment.json``; empty if there is none yet."""
-        return dict(self._read("environment.json")) if (self.path / "environment.json").exists() else {}
+        values = self._read("environment.json") if (self.path / "environment.json").exists() else {}
+        if not isinstance(values, dict):
+            raise InputError(f"{self.path / 'environment.json'}: does not describe an environment.")
+        return values
 
     def status(self) -> Status:
         """What the files and the lock say of the run."""

@@ -6,6 +6,7 @@ Each is 4.5 inches wide, so that its texts keep their size on a phone and two st
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,7 @@ def accuracy_against_time(points: Sequence[CostPoint]) -> Figure:
                 label=point.label,
             )
         axes.margins(0.12)
+        axes.set_ylim(max(axes.get_ylim()[0], 0.0), min(axes.get_ylim()[1], 1.0))
         axes.set(xlabel="seconds an epoch", ylabel="test accuracy")
         _percent(axes.yaxis)
         _legend_below(figure, len(points))
@@ -135,10 +137,10 @@ def differences(points: Sequence[DifferencePoint], other: str) -> Figure:
         if known:
             axes.plot(*zip(*known, strict=True), "D", color=ORANGE, markersize=5, label=other)
             _legend_below(figure, 1)
-        axes.set_yticks(heights, [point.label for point in points])
+        axes.set_yticks(heights, [textwrap.fill(point.label, 22) for point in points])
         axes.set_ylim(len(points) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("difference in test accuracy, percentage points")
+        axes.set_xlabel("percentage points of test accuracy")
     return figure
 
 

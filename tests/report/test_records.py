@@ -1,0 +1,198 @@
+"""From run directories to records: equal to what the runs' own files say, whatever state they are in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+import scipy.stats
+
+from convmixer.errors import InputError
+from convmixer.report.collect import collect
+from convmixer.report.compare import LOOSE, summarize
+from convmixer.report.plans import shown_command
+from convmixer.report.records import ComparisonRow, StudyRecord
+from convmixer.training import RunDir
+from tests.report.conftest import DOCUMENT, experiment, write
+
+
+def summary(folder: Path, path: str) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((folder / path / "summary.json").read_text())
+    return values
+
+
+def row(record: StudyRecord, label: str) -> ComparisonRow:
+    return next(row for row in record.experiments[0].rows if row.label == label)
+
+
+def test_runs_have_the_figures_of_their_files(study_folder: Path, record: StudyRecord) -> None:
+    for name in ("base-0", "base-1", "wide-0", "wide-1", "trial-0"):
+        run = record.run(f"runs/{name}")
+        values = summary(study_folder, run.path)
+        for field in (
+            "status",
+            "seed",
+            "test_accuracy",
+            "train_accuracy",
+            "val_accuracy",
+            "epoch_seconds",
+            "parameters",
+        ):
+            assert getattr(run, field) == values[field], field
+        evaluation = json.loads((study_folder / run.path / "evaluation_test.json").read_text())
+        assert run.calibration_error == evaluation["expected_calibration_error"]
+        assert run.repeat == f"convmixer train --config runs/{name}/config.json"
+    assert record.run("runs/base-0").used_by == ("width: base", "grid_search: trial 1", "grid_search: winner")
+
+
+def test_multiply_adds_by_hand(record: StudyRecord) -> None:
+    """One block of width 8 on 4×4 positions of 8×8 images with patches of 2; a linear layer for ten classes."""
+    positions, dim, kernel, patch = 16, 8, 3, 2
+    want = positions * dim * (patch**2 + kernel**2 + dim) + 10 * dim
+    assert record.run("runs/base-0").multiply_adds == want
+
+
+def test_what_is_not_finished_is_said_and_not_counted(record: StudyRecord) -> None:
+    states = {name: record.run(f"runs/{name}") for name in ("missing", "damaged", "interrupted")}
+    assert [run.status for run in states.values()] == ["missing", "damaged", "interrupted"]
+    assert "config.json" in states["damaged"].message
+    assert [problem for problem in record.problems if "damaged" in problem]
+    broken = row(record, "broken")
+    assert (broken.unfinished, broken.seeds, broken.test_accuracy, broken.difference) == (3, (), None, None)
+    assert broken.insight == "Not measured yet."
+
+
+def test_rows_are_means_over_seeds(study_folder: Path, record: StudyRecord) -> None:
+    wide = [summary(study_folder, f"runs/wide-{seed}") for seed in range(2)]
+    base = [summary(study_folder, f"runs/base-{seed}") for seed in range(2)]
+    got = row(record, "wide & <bold>")
+    tests = [values["test_accuracy"] for values in wide]
+    assert got.test_accuracy is not None
+    assert got.test_accuracy.mean == pytest.approx(statistics.fmean(tests))
+    assert got.epoch_seconds == statistics.median(values["epoch_seconds"] for values in wide)
+    assert got.gap is not None
+    assert got.gap.mean == pytest.approx(statistics.fmean(v["train_accuracy"] - v["test_accuracy"] for v in wide))
+    assert got.difference is not None
+    want = scipy.stats.ttest_rel(tests, [values["test_accuracy"] for values in base])
+    assert got.difference.p_value == pytest.approx(want.pvalue)
+    assert got.difference.p_adjusted == pytest.approx(want.pvalue)  # the only comparison
+    assert got.difference.mean == pytest.approx(statistics.fmean(tests) - row(record, "base").test_accuracy.mean)
+
+
+def test_the_documents_figures_are_compared_on_its_images_only(record: StudyRecord) -> None:
+    base = row(record, "base")
+    assert base.document is not None
+    assert vars(base.document) == DOCUMENT
+    assert base.document_difference is None  # these are digits
+
+
+def test_grid_search(record: StudyRecord) -> None:
+    grid = record.grid
+    assert grid is not None
+    assert [trial.state for trial in grid.trials] == ["finished", "finished", "running"]
+    assert [trial.document for trial in grid.trials] == [None, 0.9274, None]
+    assert [(effect.name, effect.share) for effect in grid.effects] == [("lr", pytest.approx(1.0))]
+    assert grid.winner is not None
+    assert grid.winner.seeds == (0, 1)
+    assert "2 of 3 trials are finished." in grid.insight
+    assert "trial 1 (lr 0.02)" in grid.insight
+
+
+@pytest.fixture
+def loose(study_folder: Path, tmp_path: Path) -> Path:
+    """Runs that no file explains."""
+    for name in ("base-0", "base-1", "wide-0"):
+        shutil.copytree(study_folder / "runs" / name, tmp_path / "loose" / name)
+    return tmp_path / "loose"
+
+
+def test_a_folder_of_runs_is_grouped_by_what_differs(loose: Path) -> None:
+    (only,) = summarize(collect(loose), "").experiments
+    assert only.name == LOOSE
+    assert only.base is None
+    assert {row.label: row.seeds for row in only.rows} == {"convmixer, dim 8": (0, 1), "convmixer, dim 24": (0,)}
+
+
+def test_a_single_run(loose: Path) -> None:
+    record = summarize(collect(loose / "base-0"), "")
+    assert [run.path for run in record.runs] == ["."]
+    assert record.experiments[0].rows[0].insight == "One seed says nothing of the spread between seeds."
+
+
+def test_further_accuracies_are_taken_up(loose: Path) -> None:
+    path = loose / "base-0" / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"raw_val_accuracy": 0.25}))
+    record = summarize(collect(loose), "")
+    assert record.run("base-0").further == {"raw_val_accuracy": 0.25}
+    assert record.experiments[0].rows[0].further["raw_val_accuracy"].mean == 0.25
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("metrics.jsonl", "not json\n"),
+        ("metrics.jsonl", '{"epochs": 3}\n'),
+        ("summary.json", "[]"),
+        ("summary.json", '{"status": "finished"}'),
+        ("environment.json", "{"),
+        ("environment.json", "[1]"),
+        ("dataset.json", "3"),
+        ("evaluation_test.json", '{"accuracy": 1}'),
+        ("evaluation_test.json", "[]"),
+        ("config.json", '{"seed": -1}'),
+    ],
+)
+def test_a_damaged_file_is_named_and_the_rest_reported(loose: Path, file: str, content: str) -> None:
+    (loose / "base-1" / file).write_text(content)
+    record = summarize(collect(loose), "")
+    assert record.run("base-1").status == "damaged"
+    assert record.run("base-0").status == "finished"
+    (problem,) = record.problems
+    assert problem.startswith("base-1: ")
+    assert file in problem
+
+
+def test_a_crashed_run_says_why(loose: Path) -> None:
+    (loose / "base-1" / "summary.json").unlink()
+    (loose / "base-1" / "error.txt").write_text("Traceback …\nMemoryError: no room\n")
+    run = collect(loose).runs["base-1"].row
+    assert (run.status, run.message) == ("crashed", "MemoryError: no room")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"name": "x"}', '{"name": "x", "rows": [{"label": "a"}]}'])
+def test_a_damaged_plan_is_a_problem_and_no_failure(loose: Path, content: str) -> None:
+    write(loose / "experiments" / "good.json", experiment("good", [{"label": "a", "changes": {}, "runs": []}]))
+    (loose / "experiments" / "bad.json").write_text(content)
+    (loose / "grid_search.json").write_text(content)
+    record = summarize(collect(loose), "")
+    assert [e.name for e in record.experiments] == ["good"]
+    assert [problem.split(":")[0] for problem in record.problems] == ["experiments/bad.json", "grid_search.json"]
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "empty"])
+def test_nothing_to_report(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=folder):
+        collect(tmp_path / folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (None, None),
+        (["/a/b/convmixer", "train", "--out", "my run"], "convmixer train --out 'my run'"),
+        (["/a/convmixer/__main__.py", "train"], "convmixer train"),
+    ],
+)
+def test_commands_are_shown_without_where_the_program_lay(words: list[str] | None, shown: str | None) -> None:
+    assert shown_command(words) == shown
+
+
+def test_status_is_that_of_the_run_directory(study_folder: Path, record: StudyRecord) -> None:
+    for run in record.runs:
+        if run.status not in ("missing", "damaged"):
+            assert run.status == RunDir(study_folder / run.path).status()
