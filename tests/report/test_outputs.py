@@ -83,7 +83,7 @@ def test_the_page_has_the_figures_of_the_records(html: str, record: StudyRecord)
         assert cells[4] == row.insight
         for cell, interval in ((cells[1], row.test_accuracy), (cells[2], row.train_accuracy)):
             numbers = [float(n) for n in re.findall(r"[\d.]+", cell.split("|")[0])]
-            want = [] if interval is None else [100 * interval.mean, 100 * interval.half_width]
+            want = [] if interval is None else [100 * interval.mean, 100 * (interval.half_width or 0.0)]
             assert numbers == pytest.approx(want, abs=0.00501)
     assert summary[1][1].split("|")[1] == "document 92.24\N{NO-BREAK SPACE}%"
     runs = Tables(html).tables[-1]
@@ -155,7 +155,9 @@ def test_markdown_says_what_json_says(written: Path) -> None:
         assert cells[1].startswith(escaped(tables.spread(interval)))
         assert cells[4] == escaped(row["insight"])
     trials = next(block for block in found if block[0][0] == "Trial")
-    assert [row[3] for row in trials[2:]] == [escaped(tables.percent(t["val_accuracy"])) for t in values["grid"]["trials"]]
+    assert [row[3] for row in trials[2:]] == [
+        escaped(tables.percent(t["val_accuracy"])) for t in values["grid"]["trials"]
+    ]
     runs = found[-1]
     assert [row[0].strip("`") for row in runs[2:]] == [run["path"] for run in values["runs"]]
     assert all(len(row) == len(block[0]) for block in found for row in block)

@@ -71,7 +71,7 @@ def test_bands_are_those_of_the_metrics(record: StudyRecord, study: Study, study
     assert [b.label for b in bands] == ["base", "wide & <bold>", "broken"]  # its interrupted run has two epochs
     runs = [RunDir(study_folder / "runs" / f"base-{seed}").metrics() for seed in range(2)]
     for i, epoch in enumerate(bands[0].epochs):
-        values = [records[epoch - 1].val_accuracy for records in runs]
+        values: list[Any] = [records[epoch - 1].val_accuracy for records in runs]
         assert (bands[0].low[i], bands[0].high[i]) == (min(values), max(values))
         assert bands[0].mean[i] == pytest.approx(sum(values) / 2)
 
@@ -172,7 +172,7 @@ def test_marginal_shows_trials_and_means() -> None:
 
 def test_importances_stand_beside_chance() -> None:
     figure = importances([MainEffect("lr", 0.7, 0.1), MainEffect("wd", 0.05, 0.1)])
-    assert [bar.get_width() for bar in figure.axes[0].patches] == [0.7, 0.05]
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [0.7, 0.05]  # type: ignore[attr-defined]
     assert list(lines(figure)["by chance"].get_xdata()) == [0.1, 0.1]
 
 
