@@ -96,7 +96,8 @@ def test_grid_search(record: StudyRecord) -> None:
     assert [trial.state for trial in grid.trials] == ["finished", "finished", "running"]
     assert [trial.document for trial in grid.trials] == [None, 0.9274, None]
     (effect,) = grid.effects
-    assert (effect.name, effect.share) == ("lr", pytest.approx(1.0))
+    assert effect.name == "lr"
+    assert effect.share == pytest.approx(1.0)
     assert grid.winner is not None
     assert grid.winner.seeds == (0, 1)
     assert "2 of 3 trials are finished." in grid.insight
