@@ -316,6 +316,7 @@ def test_experiment(convmixer: Run) -> None:
     assert "3 of 3 runs are there already" in err
     assert [row["label"] for row in json.loads(out)] == ["base 32/2", "ConvMixerRH", "ConvMixerLC"]
     record = json.loads(Path("results/smoke-digits/experiments/classifier.json").read_text())
+    assert (Path("results/smoke-digits/report/report.html")).is_file()
     assert record["command"][:3] == ["convmixer", "experiment", "classifier"]
     status, _, err = convmixer(*line[:4], "--out", "results/smoke-digits", "--profile", "cpu")
     assert status == 2

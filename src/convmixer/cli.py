@@ -164,7 +164,8 @@ class Experiment:
     """
 
     names: tyro.conf.Positional[tuple[str, ...]]
-    """hidden_dim, classifier, bottleneck, recipes, kernel_size, patch_size, depth_vs_width, regularisation; or all."""
+    """all, or some of hidden_dim, classifier, bottleneck, grid_search, recipes, kernel_size, patch_size,
+    depth_vs_width, regularisation."""
     dataset: str = "cifar10"
     """digits, cifar10, cifar100, or folder:PATH."""
     data_dir: str = "data"
@@ -184,6 +185,7 @@ class Experiment:
         """Runs the command; returns the exit status: 1 if a run crashed."""
         from convmixer.experiments import experiments_named
         from convmixer.experiments.suite import Suite, results_table
+        from convmixer.report import write_report
 
         suite = Suite(self._study(), experiments_named(self.names), _ERRORS)
         try:
@@ -192,10 +194,12 @@ class Experiment:
             _ERRORS.print("Interrupted; the checkpoint is written, the same command continues.", highlight=False)
             return 128 + stop.signum
         results = suite.results()
+        _, files = write_report(suite.study.out)
         if self.json:
             _print_json([result.to_dict() for result in results])
         else:
             Console().print(results_table(results, str(suite.study.out)))
+        _ERRORS.print(f"Written: {', '.join(str(file) for file in files if file.suffix != '.png')}", highlight=False)
         for crash in crashes:
             _ERRORS.print(f"{crash}; the same command tries it again.", style="red", highlight=False, markup=False)
         return 1 if crashes else 0

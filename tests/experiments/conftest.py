@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from convmixer.config import DataConfig
-from convmixer.experiments import Experiment, Profile, Row
+from convmixer.experiments import Experiment, Profile, Row, Search
 from convmixer.experiments.suite import Study, Suite
 
 TINY = Profile(
@@ -39,9 +39,14 @@ WIDTHS = Experiment(
 """Its base is a run of RATES too, and its last row is too wide for the tiny profile."""
 
 
-def tiny_suite(out: Path, seeds: int = 2, profile: Profile = TINY) -> Suite:
+def tiny_suite(
+    out: Path,
+    seeds: int = 2,
+    profile: Profile = TINY,
+    experiments: tuple[Experiment | Search, ...] = (RATES, WIDTHS),
+) -> Suite:
     # The engine that "auto" stands for is measured: it may be another one in another process.
     common = {"device": "cpu", "engine": "plain"}
     data = DataConfig(dataset="digits")
     study = Study(out=out, profile_name="tiny", profile=profile, seeds=seeds, data=data, common=common)
-    return Suite(study, (RATES, WIDTHS))
+    return Suite(study, experiments)

@@ -17,6 +17,7 @@ from convmixer.experiments.matching import training_cost
 from convmixer.models import build_model, count_multiply_adds, count_parameters
 from tests.experiments.conftest import RATES, TINY, WIDTHS
 
+TABLES = {name: entry for name, entry in EXPERIMENTS.items() if isinstance(entry, Experiment)}
 DIGITS = DataConfig(dataset="digits")
 
 
@@ -25,7 +26,7 @@ def parameters(row: PlannedRow) -> int:
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=lambda experiment: experiment.name)
+@pytest.mark.parametrize("experiment", TABLES.values(), ids=lambda experiment: experiment.name)
 def test_every_experiment_is_valid_in_every_profile(experiment: Experiment, profile: str) -> None:
     rows = plan(experiment, PROFILES[profile], 2, DIGITS)
     assert len(rows) >= 2
@@ -48,7 +49,7 @@ def test_names_of_profiles_and_experiments_in_the_help() -> None:
 
 
 def test_the_documents_network_at_full_scale() -> None:
-    base = plan(EXPERIMENTS["hidden_dim"], PROFILES["full"], 1, DIGITS)[0]
+    base = plan(TABLES["hidden_dim"], PROFILES["full"], 1, DIGITS)[0]
     assert parameters(base) == 594_186
     assert base.runs[0].train.epochs == 25
     assert base.document is not None
@@ -57,11 +58,11 @@ def test_the_documents_network_at_full_scale() -> None:
 
 def test_a_profile_keeps_proportions() -> None:
     widths = {
-        profile: [row.runs[0].architecture.dim for row in plan(EXPERIMENTS["hidden_dim"], PROFILES[profile], 1, DIGITS)]
+        profile: [row.runs[0].architecture.dim for row in plan(TABLES["hidden_dim"], PROFILES[profile], 1, DIGITS)]
         for profile in PROFILES
     }
     assert widths == {"smoke": [32, 16, 64], "cpu": [128, 64, 256], "full": [256, 128, 512, 1024]}
-    patches = plan(EXPERIMENTS["patch_size"], PROFILES["cpu"], 1, DIGITS)
+    patches = plan(TABLES["patch_size"], PROFILES["cpu"], 1, DIGITS)
     assert [row.label for row in patches] == ["patch 4", "patch 2", "patch 8"]
 
 
@@ -74,7 +75,7 @@ def test_rows_too_wide_or_equal_to_another_are_left_out() -> None:
 @pytest.mark.parametrize("profile", ["cpu", "full"])
 def test_equal_parameters_and_equal_training(profile: str) -> None:
     """Within what the steps of 8 in width, and whole epochs, allow."""
-    rows = plan(EXPERIMENTS["bottleneck"], PROFILES[profile], 1, DIGITS)
+    rows = plan(TABLES["bottleneck"], PROFILES[profile], 1, DIGITS)
     base = rows[0]
     by_factor = {row.label: row for row in rows[1:3]}
     assert parameters(by_factor["factor 2"]) > parameters(by_factor["factor 4"]) > parameters(base)
@@ -91,7 +92,7 @@ def test_equal_parameters_and_equal_training(profile: str) -> None:
 @pytest.mark.parametrize("profile", PROFILES)
 def test_depth_against_width_keeps_the_parameters(profile: str) -> None:
     """No other multiple of 8 comes nearer."""
-    base, *others = plan(EXPERIMENTS["depth_vs_width"], PROFILES[profile], 1, DIGITS)
+    base, *others = plan(TABLES["depth_vs_width"], PROFILES[profile], 1, DIGITS)
     for row in others:
         found = row.changes["dim"]
         wider, narrower = (replace(row, runs=(row.runs[0].replace(dim=dim),)) for dim in (found + 8, max(8, found - 8)))

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from convmixer.errors import InputError
+from convmixer.experiments import Document, Search
 from convmixer.experiments.suite import results_table
 from convmixer.training import RunDir
-from tests.experiments.conftest import TINY, tiny_suite
+from tests.experiments.conftest import RATES, TINY, tiny_suite
 from tests.training.conftest import figures, starts
 
 SEEDS = 5
@@ -179,6 +180,31 @@ def test_a_crash_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.Mo
     assert [result.seeds for result in suite.results()] == [1, 1, 1, 1, 0, 1]
     assert suite.run() == []
     assert [result.seeds for result in suite.results()] == [1] * 6
+
+
+def test_a_search_is_part_of_a_study(tmp_path: Path) -> None:
+    """Its runs lie beside the others; the test set is read for the best combination alone, and for every row."""
+    best = Search(
+        name="search",
+        question="Which learning rate?",
+        document=Document(test_accuracy=0.9274, train_accuracy=0.9402, epoch_seconds=24.19),
+    )
+    profile = replace(TINY, grid=("lr=0.003,0.01", "batch_size=200"))
+    suite = tiny_suite(tmp_path, 1, profile, (best,))
+    assert suite.run() == []
+    found = json.loads((tmp_path / "grid_search.json").read_text())
+    trials = {trial["values"]["lr"]: trial for trial in found["trials"]}
+    summaries = {lr: RunDir(tmp_path / trial["path"]).summary() for lr, trial in trials.items()}
+    chosen = max(trials, key=lambda lr: trials[lr]["val_accuracy"])
+    (result,) = suite.results()
+    assert result.label == f"best: lr {chosen}, batch_size 200"
+    assert {lr for lr, summary in summaries.items() if summary and summary.test_accuracy is not None} == {chosen}
+
+    everything = tiny_suite(tmp_path, 1, profile, (RATES, best))  # whose rows lr 0.003 and 0.01 are these trials
+    assert everything.run() == []
+    assert [row.test_accuracy is None for row in everything.results()] == [False] * 4
+    assert len(list((tmp_path / "runs").iterdir())) == 3
+    assert {starts(tmp_path / trial["path"]) for trial in trials.values()} == {1}
 
 
 def test_diverged_runs_are_counted_apart(tmp_path: Path) -> None:

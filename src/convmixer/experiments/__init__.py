@@ -9,22 +9,24 @@ from convmixer.experiments import (
     bottleneck,
     classifier,
     depth_vs_width,
+    grid_search,
     hidden_dim,
     kernel_size,
     patch_size,
     recipes,
     regularisation,
 )
-from convmixer.experiments.definition import PROFILES, Document, Experiment, Profile, Row
+from convmixer.experiments.definition import PROFILES, Document, Experiment, Profile, Row, Search
 
-__all__ = ["EXPERIMENTS", "PROFILES", "Document", "Experiment", "Profile", "Row", "experiments_named"]
+__all__ = ["EXPERIMENTS", "PROFILES", "Document", "Experiment", "Profile", "Row", "Search", "experiments_named"]
 
-EXPERIMENTS: dict[str, Experiment] = {
+EXPERIMENTS: dict[str, Experiment | Search] = {
     module.EXPERIMENT.name: module.EXPERIMENT
     for module in (
         hidden_dim,
         classifier,
         bottleneck,
+        grid_search,
         recipes,
         kernel_size,
         patch_size,
@@ -35,7 +37,7 @@ EXPERIMENTS: dict[str, Experiment] = {
 """All experiments; those of the original document come first."""
 
 
-def experiments_named(names: Iterable[str]) -> list[Experiment]:
+def experiments_named(names: Iterable[str]) -> list[Experiment | Search]:
     """The experiments called ``names``, each once; "all" stands for every one.
 
     Raises:

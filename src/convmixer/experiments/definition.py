@@ -50,6 +50,15 @@ class Experiment:
     """All others; their changes are on top of the base's."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """A question that a search over the fields of the base answers; a profile says which values it tries."""
+
+    name: str
+    question: str
+    document: Document
+
+
 @dataclass(frozen=True)
 class Profile:
     """How large an experiment is: what its runs have in common, and how many seeds they are repeated with."""
@@ -59,6 +68,8 @@ class Profile:
     fields: Mapping[str, Any]
     widest: int
     """Rows with a larger dim are left out."""
+    grid: tuple[str, ...] = ()
+    """Values that searches try, as ``convmixer grid-search --values`` takes them; by default the document's."""
 
     def scaled(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """A row's ``changes`` in this profile's proportions: a dim twice that of the full base stays twice the base."""
@@ -88,6 +99,7 @@ PROFILES = {
             "batch_size": 64,
         },
         widest=64,
+        grid=("lr=0.003,0.01", "weight_decay=0.001,0.01", "batch_size=64"),
     ),
     "cpu": Profile(
         "small networks on real images: hours on two cores",
@@ -137,8 +149,7 @@ def plan(experiment: Experiment, profile: Profile, seeds: int, data: DataConfig,
     Raises:
         InputError: unknown field or impossible value.
     """
-    fields = {**profile.fields, **vars(data), **common}
-    base = {**fields, **profile.scaled(experiment.base.changes)}
+    base = {**profile.fields, **vars(data), **common, **profile.scaled(experiment.base.changes)}
     planned: list[PlannedRow] = []
     for row, changes in _resolved(experiment, profile, base):
         first = _run(base | changes)
@@ -148,6 +159,11 @@ def plan(experiment: Experiment, profile: Profile, seeds: int, data: DataConfig,
             runs = tuple(first.replace(seed=seed) for seed in range(seeds))
             planned.append(PlannedRow(label, changes, row.document, runs))
     return planned
+
+
+def base_config(profile: Profile, data: DataConfig, **common: Any) -> RunConfig:
+    """The run that all experiments start from, at ``profile``'s scale; arguments as :func:`plan`."""
+    return _run({**profile.fields, **vars(data), **common})
 
 
 def _resolved(

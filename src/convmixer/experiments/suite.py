@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -16,10 +16,12 @@ from rich.table import Table
 
 from convmixer.config import DataConfig, RunConfig
 from convmixer.errors import InputError
-from convmixer.experiments.definition import Experiment, PlannedRow, Profile, plan
+from convmixer.experiments.definition import Experiment, PlannedRow, Profile, Search, base_config, plan
 from convmixer.experiments.matching import training_cost
 from convmixer.files import write_atomic
+from convmixer.search_space import SearchConfig
 from convmixer.training import RunCrashedError, RunPool, Summary
+from convmixer.training.grid_search import grid_search
 from convmixer.utils.metrics import MeanInterval, mean_interval
 
 
@@ -63,6 +65,23 @@ class RowResult:
     epoch_seconds: float | None
     """Median over the finished runs."""
 
+    @classmethod
+    def of(cls, experiment: str, label: str, ended: Sequence[Summary]) -> Self:
+        """What the runs of a row that have ended say together."""
+        finished = [summary for summary in ended if summary.status == "finished"]
+        test = [s.test_accuracy for s in finished if s.test_accuracy is not None]
+        val = [s.val_accuracy for s in finished if s.val_accuracy is not None]
+        seconds = [s.epoch_seconds for s in finished if s.epoch_seconds is not None]
+        return cls(
+            experiment=experiment,
+            label=label,
+            seeds=len(finished),
+            diverged=sum(summary.status == "diverged" for summary in ended),
+            test_accuracy=mean_interval(test) if test else None,
+            val_accuracy=mean_interval(val) if val else None,
+            epoch_seconds=statistics.median(seconds) if seconds else None,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
@@ -75,12 +94,19 @@ class Suite:
         InputError: an impossible configuration, or ``study.out`` holds an experiment of another study.
     """
 
-    def __init__(self, study: Study, experiments: Iterable[Experiment], console: Console | None = None) -> None:
+    def __init__(
+        self, study: Study, experiments: Iterable[Experiment | Search], console: Console | None = None
+    ) -> None:
         self.study, self.console = study, console or Console(quiet=True)
         self.pool = RunPool(study.out)
         self.rows: dict[str, list[PlannedRow]] = {}
+        self.winners: dict[str, RowResult] = {}
+        self.searches = []
         records = {}
         for experiment in experiments:
+            if isinstance(experiment, Search):
+                self.searches.append(experiment)
+                continue
             rows = plan(experiment, study.profile, study.seeds, study.data, **study.common)
             self.rows[experiment.name] = rows
             records[self._path(experiment.name)] = self._record(experiment, rows)
@@ -91,14 +117,14 @@ class Suite:
             write_atomic(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
 
     def run(self) -> list[RunCrashedError]:
-        """Trains what is missing, all rows with one seed before the next seed; returns what crashed.
+        """Trains what is missing, all rows with one seed before the next seed, then searches; returns what crashed.
 
         Raises:
             InputError: impossible configuration for these data.
             Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written.
         """
         names = self._in_rounds()
-        missing = [config for config in names if self.pool.summary(config) is None]
+        missing = [config for config in names if not self._complete(config)]
         if len(missing) < len(names):
             self._say(f"{len(names) - len(missing)} of {len(names)} runs are there already.")
         if missing:
@@ -110,11 +136,30 @@ class Suite:
                     crashes.append(answer)
                 self._say(f"{number}/{len(missing)}  {names[config]}, seed {config.seed}: {_outcome(answer)}")
                 bar.advance(task, training_cost(config))
+        for search in self.searches:
+            try:
+                self._search(search)
+            except RunCrashedError as crash:
+                crashes.append(crash)
         return crashes
 
     def results(self) -> list[RowResult]:
         """Every row of every experiment with what has been measured of it so far."""
-        return [self._result(name, row) for name, rows in self.rows.items() for row in rows]
+        measured = [
+            RowResult.of(name, row.label, [summary for run in row.runs if (summary := self.pool.summary(run))])
+            for name, rows in self.rows.items()
+            for row in rows
+        ]
+        return measured + list(self.winners.values())
+
+    def _search(self, search: Search) -> None:
+        study = self.study
+        base = base_config(study.profile, study.data, **study.common)
+        settings = SearchConfig(values=study.profile.grid, seeds=study.seeds)
+        dataset = self.pool.dataset(base, self.console)
+        found = grid_search(base, settings, study.out, command=study.command, dataset=dataset, console=self.console)
+        best = ", ".join(f"{name} {value}" for name, value in (found.winner or {}).items()) or "none finished"
+        self.winners[search.name] = RowResult.of(search.name, f"best: {best}", found.runs)
 
     def _in_rounds(self) -> dict[RunConfig, str]:
         """The runs in the order in which they are trained, each with the first experiment and row that need it."""
@@ -124,6 +169,11 @@ class Suite:
                 for row in rows:
                     names.setdefault(row.runs[seed], f"{name}: {row.label}")
         return names
+
+    def _complete(self, config: RunConfig) -> bool:
+        """Whether a run has ended, and its test set was read: searches leave that to their winners."""
+        summary = self.pool.summary(config)
+        return summary is not None and (summary.status != "finished" or summary.test_accuracy is not None)
 
     def _path(self, name: str) -> Path:
         return self.study.out / "experiments" / f"{name}.json"
@@ -151,22 +201,6 @@ class Suite:
                 for row in rows
             ],
         }
-
-    def _result(self, name: str, row: PlannedRow) -> RowResult:
-        ended = [summary for run in row.runs if (summary := self.pool.summary(run))]
-        finished = [summary for summary in ended if summary.status == "finished"]
-        test = [s.test_accuracy for s in finished if s.test_accuracy is not None]
-        val = [s.val_accuracy for s in finished if s.val_accuracy is not None]
-        seconds = [s.epoch_seconds for s in finished if s.epoch_seconds is not None]
-        return RowResult(
-            experiment=name,
-            label=row.label,
-            seeds=len(finished),
-            diverged=sum(summary.status == "diverged" for summary in ended),
-            test_accuracy=mean_interval(test) if test else None,
-            val_accuracy=mean_interval(val) if val else None,
-            epoch_seconds=statistics.median(seconds) if seconds else None,
-        )
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False)
