@@ -86,9 +86,12 @@ def test_any_size(images: int, height: int, width: int, kernel: int, batch: bool
 
 # Triton's interpreter cannot multiply bfloat16 matrices.
 @pytest.mark.parametrize("storage", [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)])
-@pytest.mark.parametrize("kernel", [5, 9])
-def test_half_precision_is_as_good_as_its_storage(storage: torch.dtype, kernel: int, device: str) -> None:
-    own, expected = both(mix_arguments((2, 5, 16, 16, kernel), batch=True, scaled=False), storage, device)
+@pytest.mark.parametrize("size", [(5, 16, 16, 5), (2, 16, 16, 9), (3, 8, 8, 7), (130, 8, 8, 3), (2, 12, 20, 5)])
+@pytest.mark.parametrize("add", [True, False])
+def test_half_precision_is_as_good_as_its_storage(
+    storage: torch.dtype, size: tuple[int, ...], add: bool, device: str
+) -> None:
+    own, expected = both(mix_arguments((2, *size), batch=True, scaled=not add, add=add), storage, device)
     unit = torch.finfo(storage).eps
     for name, a, b in zip(NAMES, own, expected, strict=True):
         assert relative(a, b) < 2 * unit, name

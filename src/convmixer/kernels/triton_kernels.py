@@ -109,7 +109,15 @@ def combine_moments(partial, statistics, size, channels, blocks, BLOCK: tl.const
     tl.store(statistics + channels + c, tl.sum(squares + count * off * off) / size)
 
 
-# y = image_scale * (gamma * (activation(u + bias) - mean) / sqrt(variance + eps) + beta) + residual
+# A stage's value at x, gamma * (activation(x) - mean) / sqrt(variance + eps) + beta, as a factor and a summand.
+@triton.jit
+def _line(gamma, beta, statistics, c, channels, eps):
+    factor = tl.load(gamma + c) * tl.rsqrt(tl.load(statistics + channels + c) + eps)
+    return factor, tl.load(beta + c) - tl.load(statistics + c) * factor
+
+
+# y = image_scale * (gamma * (activation(u + bias) - mean) / sqrt(variance + eps) + beta) + residual; with STAGE the
+# residual goes through such a stage as well, with parameters of its own.
 @triton.jit
 def apply(
     u,
@@ -118,12 +126,18 @@ def apply(
     beta,
     statistics,
     residual,
+    residual_bias,
+    residual_gamma,
+    residual_beta,
+    residual_statistics,
     image_scale,
     y,
     size,
     channels,
     eps,
+    residual_eps,
     PIXELS: tl.constexpr,
+    STAGE: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
     HAS_SCALE: tl.constexpr,
@@ -139,12 +153,16 @@ def apply(
     x = _load(u + row, at, inside, EVEN)
     if HAS_BIAS:
         x += tl.load(bias + c)
-    factor = tl.load(gamma + c) * tl.rsqrt(tl.load(statistics + channels + c) + eps)
-    value = _activate(x, RELU, EXACT) * factor + (tl.load(beta + c) - tl.load(statistics + c) * factor)
+    factor, summand = _line(gamma, beta, statistics, c, channels, eps)
+    value = _activate(x, RELU, EXACT) * factor + summand
     if HAS_SCALE:
         value *= _load(image_scale, at // PIXELS, inside, EVEN)
     if HAS_RESIDUAL:
-        value += _load(residual + row, at, inside, EVEN)
+        r = _load(residual + row, at, inside, EVEN)
+        if STAGE:
+            factor, summand = _line(residual_gamma, residual_beta, residual_statistics, c, channels, residual_eps)
+            r = _activate(r + tl.load(residual_bias + c), RELU, EXACT) * factor + summand
+        value += r
     _store(y + row, at, value, inside, EVEN)
 
 
@@ -339,6 +357,65 @@ def convolve(
     _store(y + channel, at, stored, inside, EVEN)
     if MOMENTS:
         count = (tl.minimum(rows - start, ROWS) * WIDTH).to(tl.float32)
+        a = _activate(stored.to(tl.float32), RELU, EXACT)
+        _store_moments(a, inside, count, partial, c, channels, block, tl.num_programs(0), EVEN)
+
+
+# Band matrices (C, PIXELS, PIXELS) of whole maps: what position i of a map contributes to position o of the result.
+@triton.jit
+def map_bands(weight, bands, KERNEL: tl.constexpr, WIDTH: tl.constexpr, PIXELS: tl.constexpr, LINES: tl.constexpr):
+    c = tl.program_id(1)
+    i = tl.program_id(0) * LINES + tl.arange(0, LINES)[:, None]
+    o = tl.arange(0, PIXELS)[None, :]
+    down = i // WIDTH - o // WIDTH + KERNEL // 2
+    across = i % WIDTH - o % WIDTH + KERNEL // 2
+    there = (down >= 0) & (down < KERNEL) & (across >= 0) & (across < KERNEL)
+    value = tl.load(weight + (c * KERNEL + down) * KERNEL + across, there, 0.0)
+    tl.store(bands + (c.to(tl.int64) * PIXELS + i) * PIXELS + o, value.to(bands.dtype.element_ty))
+
+
+# v = depthwise(x) + bias_v by whole maps, x = gamma * (activation(u + bias) - mean) / sqrt(variance + eps) + beta,
+# rounded to u's dtype; and the moments of activation(v), as `moments`.
+@triton.jit
+def convolve_maps(
+    u,
+    bias,
+    gamma,
+    beta,
+    statistics,
+    bands,
+    bias_v,
+    v,
+    partial,
+    images,
+    channels,
+    eps,
+    MOMENTS: tl.constexpr,
+    EVEN: tl.constexpr,
+    RELU: tl.constexpr,
+    EXACT: tl.constexpr,
+    PIXELS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    MAPS: tl.constexpr,
+):
+    block, c = tl.program_id(0), tl.program_id(1)
+    channel = c.to(tl.int64) * images * PIXELS
+    image = block * MAPS + tl.arange(0, MAPS)[:, None]
+    inside = image < images
+    factor, summand = _line(gamma, beta, statistics, c, channels, eps)
+    shift = tl.load(bias + c)
+    value = tl.zeros((MAPS, PIXELS), tl.float32)
+    o = tl.arange(0, PIXELS)[None, :]
+    for first in range(0, PIXELS, DEPTH):
+        at = image * PIXELS + first + tl.arange(0, DEPTH)[None, :]
+        x = _activate(_load(u + channel, at, inside, EVEN) + shift, RELU, EXACT) * factor + summand
+        band = tl.load(bands + (c.to(tl.int64) * PIXELS + first + tl.arange(0, DEPTH)[:, None]) * PIXELS + o)
+        value = tl.dot(x.to(band.dtype), band, value, input_precision="ieee")
+    value += tl.load(bias_v + c)
+    stored = value.to(v.dtype.element_ty)
+    _store(v + channel, image * PIXELS + o, stored, inside, EVEN)
+    if MOMENTS:
+        count = (tl.minimum(images - block * MAPS, MAPS) * PIXELS).to(tl.float32)
         a = _activate(stored.to(tl.float32), RELU, EXACT)
         _store_moments(a, inside, count, partial, c, channels, block, tl.num_programs(0), EVEN)
 

@@ -20,9 +20,11 @@ LARGEST_WIDTH = 128
 
 # Sizes of the programs, as measured on an H200 with 256 channels of 512 maps of 16×16.
 _BLOCK, _BLOCK_WARPS = 4096, 4  # values of a channel in an elementwise kernel
-_TILE, _TILE_DEPTH, _TILE_WARPS = 4096, 16, 4  # values of a convolution, and terms of one matrix product
+_TILE, _TILE_DEPTH, _TILE_WARPS = 2048, 16, 4  # values of a convolution, and terms of one matrix product
 _PRODUCT, _PRODUCT_WIDTH, _PRODUCT_WARPS = 1024, 256, 4  # the same in its gradients, and rows of the product
 _SPLITS = 8  # programs that share a channel's weight gradient
+_MAPS, _MAPS_DEPTH, _MAPS_WARPS = 128, 32, 8  # maps of a convolution by whole maps, and terms of one matrix product
+_MAP_SIZES = (64, 128, 256)  # positions of the maps it is for
 
 
 interpreted = False
@@ -83,7 +85,7 @@ def normalize(
     """As :func:`reference.normalize`."""
     used = _moments(u, bias, activation) if statistics is None else statistics.clone()
     stage = _Stage(bias, gamma, beta, activation, eps, image_scale)
-    return _apply(u, stage, used, None if residual is None else residual.contiguous(), shape), used
+    return _apply(u, stage, used, None if residual is None else (residual.contiguous(), None, None), shape), used
 
 
 def normalize_backward(
@@ -129,11 +131,16 @@ def mix(
     used = u.new_empty((4, u.shape[0]), dtype=torch.float32) if statistics is None else statistics.clone()
     if of_batch:
         _moments(u, bias0, activation, used[:2])
-    x = _apply(u, first, used[:2], None, shape)
-    v, partial = _convolve(x, weight, shape, bias=bias1, activation=activation, moments=of_batch)
+    if shape[1] * shape[2] in _MAP_SIZES and u.dtype != torch.float32:
+        v, partial, block = _convolve_maps(u, weight, bias1, first, used[:2], shape, of_batch)
+        residual: tuple[Tensor, _Stage | None, Tensor | None] = (u, first, used[:2])
+    else:
+        x = _apply(u, first, used[:2], None, shape)
+        v, partial = _convolve(x, weight, shape, bias=bias1, activation=activation, moments=of_batch)
+        block, residual = _rows(shape) * shape[2], (x, None, None)
     if of_batch:
-        _combine_moments(partial, u.shape[1], _rows(shape) * shape[2], used[2:])
-    return _apply(v, second, used[2:], x if add_input else None, shape), v, used
+        _combine_moments(partial, u.shape[1], block, used[2:])
+    return _apply(v, second, used[2:], residual if add_input else None, shape), v, used
 
 
 def mix_backward(
@@ -221,15 +228,25 @@ def _combine_moments(partial: Tensor, size: int, block: int, out: Tensor) -> Ten
     return out
 
 
-def _apply(u: Tensor, stage: _Stage, statistics: Tensor, residual: Tensor | None, shape: Sequence[int]) -> Tensor:
-    """The stage's result, plus ``residual``."""
+def _apply(
+    u: Tensor,
+    stage: _Stage,
+    statistics: Tensor,
+    residual: tuple[Tensor, _Stage | None, Tensor | None] | None,
+    shape: Sequence[int],
+) -> Tensor:
+    """The stage's result, plus ``residual``, or the result of a stage with its statistics on that."""
     from convmixer.kernels import triton_kernels as kernels
 
     y = torch.empty_like(u)
     channels, size = u.shape
-    parameters = (stage.bias, stage.gamma, stage.beta, statistics, residual, stage.image_scale)
-    options = {**stage.options(u, shape), "HAS_RESIDUAL": residual is not None}
-    kernels.apply[(_blocks(size, _BLOCK), channels)](u, *parameters, y, size, channels, stage.eps, **options)
+    other, its, known = residual or (None, None, None)
+    parameters = (stage.bias, stage.gamma, stage.beta, statistics)
+    behind = (other, its.bias, its.gamma, its.beta, known) if its else (other, None, None, None, None)
+    options = {**stage.options(u, shape), "HAS_RESIDUAL": other is not None, "STAGE": its is not None}
+    kernels.apply[(_blocks(size, _BLOCK), channels)](
+        *(u, *parameters, *behind, stage.image_scale, y, size, channels, stage.eps, its.eps if its else 0.0), **options
+    )
     return y
 
 
@@ -306,6 +323,35 @@ def _convolve(
         **_options(x, activation),
     )
     return y, partial
+
+
+def _convolve_maps(
+    u: Tensor, weight: Tensor, bias: Tensor, stage: _Stage, statistics: Tensor, shape: Sequence[int], moments: bool
+) -> tuple[Tensor, Tensor, int]:
+    """Depthwise convolution plus ``bias`` of the result of ``stage`` on u; partial moments of blocks, and their size.
+
+    For small maps: each is one row of a product with a band matrix for all positions.
+    """
+    from convmixer.kernels import triton_kernels as kernels
+
+    (images, _, width), channels, pixels = shape, len(u), shape[1] * shape[2]
+    bands = u.new_empty((channels, pixels, pixels))
+    kernels.map_bands[(pixels // 16, channels)](
+        weight, bands, KERNEL=weight.shape[-1], WIDTH=width, PIXELS=pixels, LINES=16
+    )
+    grid = (_blocks(images, _MAPS), channels)
+    v, partial = torch.empty_like(u), weight.new_empty((2, channels, grid[0]) if moments else 0, dtype=torch.float32)
+    kernels.convolve_maps[grid](
+        *(u, stage.bias, stage.gamma, stage.beta, statistics, bands, bias, v, partial, images, channels, stage.eps),
+        MOMENTS=moments,
+        EVEN=images % _MAPS == 0,
+        PIXELS=pixels,
+        DEPTH=_MAPS_DEPTH,
+        MAPS=_MAPS,
+        num_warps=_MAPS_WARPS,
+        **_options(u, stage.activation),
+    )
+    return v, partial, _MAPS * pixels
 
 
 def _convolve_backward(
