@@ -1,0 +1,405 @@
+"""All measurements on a GPU, in slices of a few minutes that continue where the last one stopped.
+
+    python benchmarks/gpu.py --out results/gpu --data folder:PATH --slice next --minutes 8.5
+
+works through SLICES in their order, as far as the minutes go, and can be called again and again, on this machine or on
+another. What is in --out is small, and all that is needed to continue:
+
+    PART/records.json   what the slices of a part measured: benchmarks, runs with their configuration and epochs
+    environment.json    the machines: GPU, driver, versions, commit
+    state.json          which slices are done, with their commands
+    raw/                run directories, logs; only a training run that was stopped in its middle loses by its absence
+
+A slice is told to stop (SIGINT) before its time is up, upon which training writes a checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import torch
+
+from convmixer.files import write_atomic
+from convmixer.training.runtime import describe_environment
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = (sys.executable, "-m", "convmixer")
+STOP_SECONDS = 25.0  # before the end: time to write checkpoints
+SMALL_BYTES = 1_000_000  # of all in --out but raw/
+
+DOCUMENT = ("hidden_dim", "classifier", "bottleneck", "recipes")
+OTHERS = ("kernel_size", "patch_size", "depth_vs_width", "regularisation")
+FEW = ("plain", "plain+fp16", "channels_last+bf16", "compile+bf16", "fast+bf16", "fast+graph+bf16", "auto+bf16")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    out: Path
+    data: str
+    minutes: float
+    workers: int
+    tiny: bool
+    commit: str | None
+
+    @property
+    def raw(self) -> Path:
+        """For what is not small."""
+        return self.out / "raw"
+
+    @property
+    def device(self) -> str:
+        """Where all commands run."""
+        return "cpu" if self.tiny else "cuda"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A command that measures something, and where its results go."""
+
+    part: str
+    command: Callable[[Options, str], Sequence[str]]
+    """Its arguments, from the options and the slice's name."""
+    collect: Callable[[Options, str], list[dict[str, Any]]]
+    """Its records, from the options and the slice's name."""
+    minutes: float = 1.0
+    """Not begun with less time left; a slice that cannot be stopped and resumed needs all of it."""
+    processes: Callable[[Options], int] = field(default=lambda options: 1)
+    """How many processes of the command share the work."""
+
+
+# What is run
+
+
+def bench(*arguments: str, tiny: Sequence[str] = ("--models", "convmixer", "--settings", "fast")) -> Slice:
+    """``convmixer bench`` with these arguments."""
+
+    def command(options: Options, name: str) -> list[str]:
+        small = (*tiny, "--image-size", "8", "--batch-sizes", "2", "--rounds", "1")
+        chosen = [*arguments, *(small if options.tiny else ())]
+        return [*PROGRAM, "bench", "--device", options.device, "--json", str(options.raw / f"{name}.json"), *chosen]
+
+    return Slice("bench", command, bench_records, minutes=3.0)
+
+
+def tests(options: Options, name: str) -> list[str]:
+    """The tests that need a GPU; without one they are skipped."""
+    folder = "tests/bench" if options.tiny else "tests"
+    report = f"--junitxml={options.raw / f'{name}.xml'}"
+    return [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", report, folder]
+
+
+def authors_script(options: Options, name: str) -> list[str]:
+    """The reference recipe as a plain script."""
+    sizes = ("--dim", "8", "--depth", "1", "--patch-size", "4", "--batch-size", "16") if options.tiny else ()
+    threads = str(min(16, os.cpu_count() or 1))
+    path = options.data.removeprefix("folder:")
+    script = str(ROOT / "benchmarks" / "plain_script.py")
+    return [sys.executable, script, path, "--epochs", "2", "--device", options.device, "--workers", threads, *sizes]
+
+
+def study(suite: str, names: Sequence[str], seeds: int) -> Slice:
+    """A round of experiments: the seeds below ``seeds``."""
+
+    def command(options: Options, name: str) -> list[str]:
+        chosen, profile = (names[:1], "smoke") if options.tiny else (names, "full")
+        where = ["--dataset", options.data, "--device", options.device, "--out", str(options.raw / suite)]
+        return [*PROGRAM, "experiment", *chosen, "--profile", profile, "--seeds", str(seeds), *where]
+
+    return Slice(suite, command, lambda options, name: run_records(options.raw / suite), processes=lambda o: o.workers)
+
+
+def grid(options: Options, name: str) -> list[str]:
+    """27 combinations of learning rate, weight decay and batch size, chosen on validation images."""
+    space: tuple[str, ...] = ()
+    if options.tiny:
+        space = ("--dim", "8", "--depth", "1", "--epochs", "1", "--values", "lr=0.01,0.02", "--seeds", "1")
+    where = ["--dataset", options.data, "--device", options.device, "--out", str(options.raw / "grid")]
+    return [*PROGRAM, "grid-search", *where, "--workers", str(options.workers), *space]
+
+
+def long_run(model: str, recipe: str, epochs: int) -> Slice:
+    """One long run, resumed by each call."""
+
+    def command(options: Options, name: str) -> list[str]:
+        sizes = ("--dim", "8", "--depth", "1", "--epochs", "1") if options.tiny else ("--epochs", str(epochs))
+        where = ["--dataset", options.data, "--device", options.device, "--out", str(options.raw / "long" / name)]
+        return [*PROGRAM, "train", "--model", model, "--recipe", recipe, *sizes, *where, "--resume"]
+
+    return Slice("long", command, lambda options, name: run_records(options.raw / "long"))
+
+
+# What comes out
+
+
+def bench_records(options: Options, name: str) -> list[dict[str, Any]]:
+    """The records of ``convmixer bench --json``."""
+    records: list[dict[str, Any]] = read(options.raw / f"{name}.json", [])
+    return [{"slice": name, **record} for record in records]
+
+
+def test_records(options: Options, name: str) -> list[dict[str, Any]]:
+    """How many tests there were, and what became of them."""
+    (suite,) = ElementTree.parse(options.raw / f"{name}.xml").iter("testsuite")
+    counts = {key: int(suite.get(key, "0")) for key in ("tests", "failures", "errors", "skipped")}
+    return [{"slice": name, **counts, "seconds": float(suite.get("time", "0"))}]
+
+
+def printed_records(options: Options, name: str) -> list[dict[str, Any]]:
+    """Lines of JSON that the command has printed."""
+    lines = (options.raw / f"{name}.log").read_text(encoding="utf-8").splitlines()
+    return [{"slice": name, **json.loads(line)} for line in lines if line.startswith("{")]
+
+
+def run_records(folder: Path) -> list[dict[str, Any]]:
+    """The ended runs below a folder: their files, epochs as columns; and what says which runs belong together."""
+    records = []
+    for path in sorted(folder.rglob("summary.json")):
+        run = path.parent
+        files = {name: read(run / name, {}) for name in ("config.json", "dataset.json", "summary.json")}
+        epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        columns = {key: [rounded(epoch[key]) for epoch in epochs] for key in (epochs[0] if epochs else {})}
+        records.append({"run": run.relative_to(folder).as_posix(), **files, "metrics.jsonl": columns})
+    for path in sorted((*folder.glob("experiments/*.json"), *folder.glob("grid_search.json"))):
+        records.append({"file": path.relative_to(folder).as_posix(), "content": read(path, {})})
+    return records
+
+
+def rounded(value: Any) -> Any:
+    """Six significant digits of a number with a fraction."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def restore(folder: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Makes again what :func:`run_records` has read, where it is missing: ended runs are not repeated then."""
+    for record in records:
+        if "file" in record:
+            write_missing(folder / record["file"], json.dumps(record["content"]))
+            continue
+        run, columns = folder / record["run"], record["metrics.jsonl"]
+        epochs = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        write_missing(run / "metrics.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in epochs))
+        for name in ("config.json", "dataset.json", "summary.json"):  # the mark of an ended run comes last
+            write_missing(run / name, json.dumps(record[name]))
+
+
+def write_missing(path: Path, text: str) -> None:
+    """Writes a file that is not there."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, text)
+
+
+def read(path: Path, default: Any) -> Any:
+    """A JSON file's content, or ``default`` if there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
+
+
+def merge(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Adds records to a file, each in the place of an older one of the same thing; a line for each."""
+    merged = {identity(record): record for record in [*read(path, []), *records]}
+    lines = ",\n".join(json.dumps(record, separators=(",", ":")) for record in merged.values())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, f"[\n{lines}\n]\n")
+
+
+def identity(record: dict[str, Any]) -> tuple[Any, ...]:
+    """What makes two records records of the same thing: all words and sizes in them that no measuring changes."""
+    keys = ("run", "file", "slice", "what", "model", "setting", "batch_size", "image_size", "epoch")
+    return (*(record.get(key) for key in keys), record.get("axis"), record.get("value"), record.get("precision"))
+
+
+SLICES: dict[str, Slice] = {
+    "tests": Slice("tests", tests, test_records, minutes=3.0),
+    "bench-k5": bench("--models", "convmixer_256_8_k5", "--what", "train", "--batch-sizes", "512"),
+    "bench-k9": bench("--models", "convmixer_256_8_k9", "--what", "train", "--batch-sizes", "512"),
+    "bench-infer": bench(
+        "--models", "convmixer_256_8_k9", "convmixer_256_8_k5", "--what", "infer", "--batch-sizes", "512"
+    ),
+    "bench-augment": bench("--what", "augment", "--batch-sizes", "512", tiny=()),
+    "authors-script": Slice("bench", authors_script, printed_records, minutes=3.0),
+    "document-1": study("document", DOCUMENT, 1),
+    "document-2": study("document", DOCUMENT, 2),
+    "document-3": study("document", DOCUMENT, 3),
+    "grid": Slice("grid", grid, lambda options, name: run_records(options.raw / "grid")),
+    "bench-512": bench(
+        *("--models", "convmixer_512_8_k5", "convmixer_512_8_k9", "--what", "train"),
+        *("--batch-sizes", "512", "--settings", *FEW),
+    ),
+    "bench-variants": bench(
+        *("--models", "convmixer_rh", "convmixer_lc", "convmixer_bn", "--what", "train"),
+        *("--batch-sizes", "512", "--settings", *FEW),
+    ),
+    "bench-imagenet": bench(
+        *("--models", "convmixer_1536_20", "convmixer_768_32", "convmixer_1024_20_ks9_p14"),
+        *("--image-size", "224", "--batch-sizes", "64", "--settings", *FEW),
+    ),
+    "sweep": bench("--sweep", "all", "--what", "train", tiny=("--sweep", "depth")),
+    "long-512-strong": long_run("convmixer_512_8_k5", "strong", 200),
+    "document-4": study("document", DOCUMENT, 4),
+    "document-5": study("document", DOCUMENT, 5),
+    **{f"others-{seeds}": study("others", OTHERS, seeds) for seeds in range(1, 4)},
+}
+
+
+# How it is run
+
+
+def main() -> None:
+    """Runs slices until the minutes are over; exits with 1 if one failed."""
+    options, wanted = parsed()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    options.raw.mkdir(parents=True, exist_ok=True)
+    for part in {piece.part for piece in SLICES.values()} - {"tests", "bench"}:
+        restore(options.raw / part, read(options.out / part / "records.json", []))
+    end = time.monotonic() + 60 * options.minutes
+    came_to: list[str] = []
+    while "stopped" not in came_to and (name := next_slice(options, wanted, end)):
+        came_to.append(run_slice(options, name, end))
+        if wanted != "next":
+            break
+    small = sum(f.stat().st_size for f in options.out.rglob("*") if f.is_file() and options.raw not in f.parents)
+    left = [name for name in SLICES if state(options).get(name, {}).get("status") != "done"]
+    print(f"{small / 1000:.0f} kB in {options.out} beside raw/; not done: {', '.join(left) or 'nothing'}")
+    if small > SMALL_BYTES:
+        print(f"That is more than {SMALL_BYTES / 1e6:g} MB: too much to be committed.")
+    sys.exit("failed" in came_to)
+
+
+def parsed() -> tuple[Options, str]:
+    """The options and the slice that is wanted."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for results")
+    parser.add_argument("--data", required=True, help="cifar10, folder:PATH or digits")
+    parser.add_argument("--slice", default="next", choices=["next", *SLICES])
+    parser.add_argument("--minutes", type=float, default=8.5, help="it ends before these are over")
+    parser.add_argument(
+        "--workers", type=int, default=3, help="runs at the same time on the GPU, in the study and grid"
+    )
+    parser.add_argument("--tiny", action="store_true", help="small networks on the CPU, to try this program")
+    parser.add_argument("--commit", help="of the code, where it is not a git checkout")
+    args = parser.parse_args()
+    options = Options(args.out.resolve(), args.data, args.minutes, args.workers, args.tiny, args.commit)
+    if not options.tiny and not torch.cuda.is_available():
+        parser.error("there is no CUDA device; --tiny tries this program on the CPU.")
+    return options, args.slice
+
+
+def state(options: Options) -> dict[str, Any]:
+    """state.json."""
+    found: dict[str, Any] = read(options.out / "state.json", {})
+    return found
+
+
+def next_slice(options: Options, wanted: str, end: float) -> str | None:
+    """The slice that is wanted, or the first that is neither done nor failed and for which there is time."""
+    if wanted != "next":
+        return wanted
+    left = (end - time.monotonic()) / 60
+    known = state(options)
+    waiting = [name for name in SLICES if known.get(name, {}).get("status") not in ("done", "failed")]
+    return next((name for name in waiting if options.tiny or SLICES[name].minutes <= left), None)
+
+
+def run_slice(options: Options, name: str, end: float) -> str:
+    """Runs a slice and keeps its records; returns what it came to: done, stopped or failed."""
+    piece = SLICES[name]
+    command = list(piece.command(options, name))
+    print(f"{name}: {' '.join(command[2:])}", flush=True)
+    start = time.monotonic()
+    status = run(command, piece.processes(options), options.raw / f"{name}.log", end)
+    try:
+        merge(options.out / piece.part / "records.json", piece.collect(options, name))
+    except (OSError, ValueError) as error:
+        if status == "done":
+            raise
+        print(f"{name}: nothing to keep ({error})")
+    seconds = round(time.monotonic() - start, 1)
+    entry = {"status": status, "seconds": seconds, "command": shown(options, command)}
+    write_atomic(options.out / "state.json", json.dumps({**state(options), name: entry}, indent=1) + "\n")
+    note_environment(options, name)
+    print(f"{name}: {status} after {seconds} s", flush=True)
+    if status == "failed":
+        print((options.raw / f"{name}.log").read_text(encoding="utf-8")[-3000:], flush=True)
+    return status
+
+
+def run(command: Sequence[str], count: int, log: Path, end: float) -> str:
+    """Runs ``count`` processes of a command until they end or are asked to; its output goes to ``log``."""
+    paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    with log.open("w", encoding="utf-8") as output:
+        processes = [
+            subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+            for _ in range(count)
+        ]
+        asked = False
+        try:
+            wait(processes, end - STOP_SECONDS)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt) as reason:
+            asked = True
+            for process in processes:
+                process.send_signal(signal.SIGINT)
+            end = min(end, time.monotonic() + STOP_SECONDS) if isinstance(reason, KeyboardInterrupt) else end
+            try:
+                wait(processes, end)
+            except subprocess.TimeoutExpired:
+                for process in processes:
+                    os.killpg(process.pid, signal.SIGKILL)
+                wait(processes, end + STOP_SECONDS)
+    codes = {process.returncode for process in processes}
+    return "done" if codes == {0} else "stopped" if asked else "failed"
+
+
+def wait(processes: Sequence[subprocess.Popen[bytes]], end: float) -> None:
+    """Waits until all have ended. Raises TimeoutExpired where that takes longer than until ``end``."""
+    for process in processes:
+        process.wait(max(0.0, end - time.monotonic()))
+
+
+def shown(options: Options, command: Sequence[str]) -> str:
+    """A command as somebody else would give it."""
+    text = " ".join(command).replace(sys.executable, "python").replace("python -m convmixer", "convmixer")
+    return text.replace(str(options.out), options.out.name).replace(f"{ROOT}{os.sep}", "")
+
+
+def note_environment(options: Options, name: str) -> None:
+    """Adds this machine to environment.json, or the slice to what was measured on it."""
+    values = describe_environment(torch.device(options.device))
+    facts = {key: values[key] for key in ("device", "platform", "python", "torch", "cpu_count", "commit")}
+    facts |= {"commit": options.commit or facts["commit"], "cuda": torch.version.cuda, "driver": driver()}
+    machines: list[dict[str, Any]] = read(options.out / "environment.json", [])
+    for machine in machines:
+        if {key: machine.get(key) for key in facts} == facts:
+            machine["slices"] = list(dict.fromkeys([*machine["slices"], name]))
+            break
+    else:
+        machines.append({"started": values["started"], **facts, "slices": [name]})
+    write_atomic(options.out / "environment.json", json.dumps(machines, indent=1) + "\n")
+
+
+def driver() -> str | None:
+    """The NVIDIA driver's version, None where there is none."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+if __name__ == "__main__":
+    main()
