@@ -21,7 +21,7 @@ _PURPOSES = {
     "requirements.txt": "exact versions of what the tests ran with",
     "pyproject.toml": "ranges of dependencies, settings of the tools",
     "docs/": "protocol, experiments, messages, pictures",
-    "benchmarks/": "what to compare with: the reference recipe as a plain script",
+    "benchmarks/": "the reference recipe as a plain script, all measurements on a GPU, figures of the engine",
     "results/": "committed records and tables; runs go here by default",
     "tests/": "mirrors src/convmixer",
 }
@@ -83,6 +83,13 @@ def bench_records() -> str:
     return "\n".join(lines)
 
 
+def engine_facts() -> str:
+    """Figures of the engine that are no comparison of speed."""
+    facts = json.loads((ROOT / "results" / "cpu" / "engine" / "records.json").read_text(encoding="utf-8"))
+    rows = [f"| {fact['name']} | {fact['value']:.3g} {fact['unit']}".rstrip() + " |" for fact in facts]
+    return "\n".join([f"| {facts[0]['device_name']}, PyTorch {facts[0]['torch']} | |", "| --- | --- |", *rows])
+
+
 def _speed(record: dict[str, Any]) -> str:
     return f"{record['images_per_second']:.0f} ({record['ratio_to_plain']:.1f}×)"
 
@@ -111,6 +118,7 @@ def _purpose(path: Path) -> str:
 MADE = {
     ROOT / "README.md": {"models": models_table, "bench": bench_table, "tree": tree},
     ROOT / "results" / "cpu" / "bench" / "README.md": {"records": bench_records},
+    ROOT / "docs" / "engine.md": {"facts": engine_facts},
 }
 """Documents with the parts that are made, each between two comments."""
 
