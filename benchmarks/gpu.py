@@ -83,13 +83,16 @@ class Slice:
 # What is run
 
 
-def bench(*arguments: str, tiny: Sequence[str] = ("--models", "convmixer", "--settings", "fast")) -> Slice:
+def bench(
+    *arguments: str, tiny: Sequence[str] = ("--models", "convmixer", "--settings", "fast"), picture: bool = False
+) -> Slice:
     """``convmixer bench`` with these arguments."""
 
     def command(options: Options, name: str) -> list[str]:
         small = (*tiny, "--image-size", "8", "--batch-sizes", "2", "--rounds", "1")
-        chosen = [*arguments, *(small if options.tiny else ())]
-        return [*PROGRAM, "bench", "--device", options.device, "--json", str(options.raw / f"{name}.json"), *chosen]
+        where = ["--device", options.device, "--json", str(options.raw / f"{name}.json")]
+        where += ["--plot", str(options.out / "bench" / f"{name}.png")] if picture else []
+        return [*PROGRAM, "bench", *where, *arguments, *(small if options.tiny else ())]
 
     return Slice("bench", command, bench_records, minutes=3.0)
 
@@ -130,15 +133,15 @@ def grid(options: Options, name: str) -> list[str]:
     return [*PROGRAM, "grid-search", *where, "--workers", str(options.workers), *space]
 
 
-def long_run(model: str, recipe: str, epochs: int) -> Slice:
-    """One long run, resumed by each call."""
+def one_run(part: str, model: str, recipe: str, epochs: int) -> Slice:
+    """One run that has the GPU for itself, resumed by each call."""
 
     def command(options: Options, name: str) -> list[str]:
         sizes = ("--dim", "8", "--depth", "1", "--epochs", "1") if options.tiny else ("--epochs", str(epochs))
-        where = ["--dataset", options.data, "--device", options.device, "--out", str(options.raw / "long" / name)]
+        where = ["--dataset", options.data, "--device", options.device, "--out", str(options.raw / part / name)]
         return [*PROGRAM, "train", "--model", model, "--recipe", recipe, *sizes, *where, "--resume"]
 
-    return Slice("long", command, lambda options, name: run_records(options.raw / "long"))
+    return Slice(part, command, lambda options, name: run_records(options.raw / part))
 
 
 # What comes out
@@ -147,7 +150,7 @@ def long_run(model: str, recipe: str, epochs: int) -> Slice:
 def bench_records(options: Options, name: str) -> list[dict[str, Any]]:
     """The records of ``convmixer bench --json``."""
     records: list[dict[str, Any]] = read(options.raw / f"{name}.json", [])
-    return [{"slice": name, **record} for record in records]
+    return [{"slice": name, **{key: rounded(value) for key, value in record.items()}} for record in records]
 
 
 def test_records(options: Options, name: str) -> list[dict[str, Any]]:
@@ -183,7 +186,10 @@ def rounded(value: Any) -> Any:
 
 
 def restore(folder: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Makes again what :func:`run_records` has read, where it is missing: ended runs are not repeated then."""
+    """Makes again what :func:`run_records` has read, where it is missing: ended runs are not repeated then.
+
+    Weights are not among it, so a grid search that was stopped before it tested its winner needs raw/ as it was.
+    """
     for record in records:
         if "file" in record:
             write_missing(folder / record["file"], json.dumps(record["content"]))
@@ -223,13 +229,15 @@ def identity(record: dict[str, Any]) -> tuple[Any, ...]:
 
 SLICES: dict[str, Slice] = {
     "tests": Slice("tests", tests, test_records, minutes=3.0),
-    "bench-k5": bench("--models", "convmixer_256_8_k5", "--what", "train", "--batch-sizes", "512"),
-    "bench-k9": bench("--models", "convmixer_256_8_k9", "--what", "train", "--batch-sizes", "512"),
+    "bench-k5": bench("--models", "convmixer_256_8_k5", "--what", "train", "--batch-sizes", "512", picture=True),
+    "bench-k9": bench("--models", "convmixer_256_8_k9", "--what", "train", "--batch-sizes", "512", picture=True),
     "bench-infer": bench(
-        "--models", "convmixer_256_8_k9", "convmixer_256_8_k5", "--what", "infer", "--batch-sizes", "512"
+        *("--models", "convmixer_256_8_k9", "convmixer_256_8_k5", "--what", "infer", "--batch-sizes", "512"),
+        picture=True,
     ),
-    "bench-augment": bench("--what", "augment", "--batch-sizes", "512", tiny=()),
     "authors-script": Slice("bench", authors_script, printed_records, minutes=3.0),
+    "epoch-k5": one_run("epoch", "convmixer_256_8_k5", "reference", 5),
+    "epoch-k9": one_run("epoch", "convmixer_256_8_k9", "reference", 5),
     "document-1": study("document", DOCUMENT, 1),
     "document-2": study("document", DOCUMENT, 2),
     "document-3": study("document", DOCUMENT, 3),
@@ -244,10 +252,10 @@ SLICES: dict[str, Slice] = {
     ),
     "bench-imagenet": bench(
         *("--models", "convmixer_1536_20", "convmixer_768_32", "convmixer_1024_20_ks9_p14"),
-        *("--image-size", "224", "--batch-sizes", "64", "--settings", *FEW),
+        *("--image-size", "224", "--batch-sizes", "16", "--settings", *FEW),
     ),
     "sweep": bench("--sweep", "all", "--what", "train", tiny=("--sweep", "depth")),
-    "long-512-strong": long_run("convmixer_512_8_k5", "strong", 200),
+    "long-512-strong": one_run("long", "convmixer_512_8_k5", "strong", 200),
     "document-4": study("document", DOCUMENT, 4),
     "document-5": study("document", DOCUMENT, 5),
     **{f"others-{seeds}": study("others", OTHERS, seeds) for seeds in range(1, 4)},
@@ -291,7 +299,9 @@ def parsed() -> tuple[Options, str]:
     parser.add_argument("--tiny", action="store_true", help="small networks on the CPU, to try this program")
     parser.add_argument("--commit", help="of the code, where it is not a git checkout")
     args = parser.parse_args()
-    options = Options(args.out.resolve(), args.data, args.minutes, args.workers, args.tiny, args.commit)
+    kind, _, path = args.data.partition(":")  # commands run in the repository's root
+    data = f"{kind}:{os.path.relpath(path, ROOT)}" if path else kind
+    options = Options(args.out.resolve(), data, args.minutes, args.workers, args.tiny, args.commit)
     if not options.tiny and not torch.cuda.is_available():
         parser.error("there is no CUDA device; --tiny tries this program on the CPU.")
     return options, args.slice
@@ -317,7 +327,7 @@ def run_slice(options: Options, name: str, end: float) -> str:
     """Runs a slice and keeps its records; returns what it came to: done, stopped or failed."""
     piece = SLICES[name]
     command = list(piece.command(options, name))
-    print(f"{name}: {' '.join(command[2:])}", flush=True)
+    print(f"{name}: {shown(options, command)}", flush=True)
     start = time.monotonic()
     status = run(command, piece.processes(options), options.raw / f"{name}.log", end)
     try:

@@ -49,6 +49,7 @@ def test_a_benchmark_leaves_small_records(gpu: ModuleType, tmp_path: Path) -> No
     assert "bench-k5: done" in output
     records = read(tmp_path / "bench" / "records.json")
     assert [(r["slice"], r["setting"]) for r in records] == [("bench-k5", "plain"), ("bench-k5", "fast")]
+    assert (tmp_path / "bench" / "bench-k5.png").stat().st_size > 10_000
     state = read(tmp_path / "state.json")["bench-k5"]
     assert state["status"] == "done"
     assert state["command"].startswith("convmixer bench --device cpu")
@@ -101,7 +102,7 @@ def test_next_takes_what_is_left_and_fits(gpu: ModuleType, tmp_path: Path) -> No
     done = {"tests": {"status": "done"}, "bench-k5": {"status": "failed"}}
     (tmp_path / "state.json").write_text(json.dumps(done))
     assert gpu.next_slice(options, "next", now + 600) == "bench-k9"
-    assert gpu.next_slice(options, "next", now + 90) == "document-1"
+    assert gpu.next_slice(options, "next", now + 90) == "epoch-k5"
     assert gpu.next_slice(options, "next", now + 10) is None
     assert gpu.next_slice(options, "tests", now) == "tests"
 
