@@ -184,7 +184,8 @@ class Experiment:
     def execute(self) -> int:
         """Runs the command; returns the exit status: 1 if a run crashed."""
         from convmixer.experiments import experiments_named
-        from convmixer.experiments.suite import Suite, results_table
+        from convmixer.experiments.results import results_table
+        from convmixer.experiments.suite import Suite
         from convmixer.report import write_report
 
         suite = Suite(self._study(), experiments_named(self.names), _ERRORS)

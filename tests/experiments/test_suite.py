@@ -17,7 +17,7 @@ import pytest
 
 from convmixer.errors import InputError
 from convmixer.experiments import Document, Search
-from convmixer.experiments.suite import results_table
+from convmixer.experiments.results import results_table
 from convmixer.training import RunDir
 from tests.experiments.conftest import RATES, TINY, tiny_suite
 from tests.training.conftest import figures, starts

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from convmixer.config import DataConfig, RunConfig
 from convmixer.errors import InputError
 from convmixer.experiments.definition import Experiment, PlannedRow, Profile, Search, base_config, plan
-from convmixer.experiments.matching import training_cost
+from convmixer.experiments.progress import StudyProgress
+from convmixer.experiments.results import RowResult
 from convmixer.files import write_atomic
 from convmixer.search_space import SearchConfig
 from convmixer.training import RunCrashedError, RunPool, Summary
 from convmixer.training.grid_search import grid_search
-from convmixer.utils.metrics import MeanInterval, mean_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,42 +45,6 @@ class Study:
         """The data's name without the way to it, as in ``summary.json``."""
         kind, colon, path = self.data.dataset.partition(":")
         return kind + colon + Path(path).resolve().name if colon else kind
-
-
-@dataclass(frozen=True)
-class RowResult:
-    """What has been measured of a row so far."""
-
-    experiment: str
-    label: str
-    seeds: int
-    """Finished runs."""
-    diverged: int
-    test_accuracy: MeanInterval | None
-    val_accuracy: MeanInterval | None
-    epoch_seconds: float | None
-    """Median over the finished runs."""
-
-    @classmethod
-    def of(cls, experiment: str, label: str, ended: Sequence[Summary]) -> Self:
-        """What the runs of a row that have ended say together."""
-        finished = [summary for summary in ended if summary.status == "finished"]
-        test = [s.test_accuracy for s in finished if s.test_accuracy is not None]
-        val = [s.val_accuracy for s in finished if s.val_accuracy is not None]
-        seconds = [s.epoch_seconds for s in finished if s.epoch_seconds is not None]
-        return cls(
-            experiment=experiment,
-            label=label,
-            seeds=len(finished),
-            diverged=sum(summary.status == "diverged" for summary in ended),
-            test_accuracy=mean_interval(test) if test else None,
-            val_accuracy=mean_interval(val) if val else None,
-            epoch_seconds=statistics.median(seconds) if seconds else None,
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
 
 
 class Suite:
@@ -130,12 +90,12 @@ class Suite:
         if missing:
             self.pool.dataset(missing[0], self.console)
         crashes: list[RunCrashedError] = []
-        with _progress(self.console, sum(map(training_cost, missing))) as (bar, task):
-            for number, (config, answer) in enumerate(self.pool.run_all(missing), 1):
+        with StudyProgress(self.console, missing) as progress:
+            for number, (config, answer) in enumerate(self.pool.run_all(missing, report=progress.epoch), 1):
                 if isinstance(answer, RunCrashedError):
                     crashes.append(answer)
                 self._say(f"{number}/{len(missing)}  {names[config]}, seed {config.seed}: {_outcome(answer)}")
-                bar.advance(task, training_cost(config))
+                progress.ended(config)
         for search in self.searches:
             try:
                 self._search(search)
@@ -224,49 +184,3 @@ def _outcome(answer: Summary | RunCrashedError) -> str:
     if isinstance(answer, RunCrashedError) or answer.test_accuracy is None:
         return str(answer) if isinstance(answer, RunCrashedError) else f"diverged: {answer.message}"
     return f"test {answer.test_accuracy:.2%}, {answer.epoch_seconds or 0:.1f} s/epoch"
-
-
-@contextmanager
-def _progress(console: Console, total: float) -> Iterator[tuple[Progress, Any]]:
-    """A bar that counts multiply-adds, so that the time left does not assume that all runs are alike."""
-    progress = Progress(
-        TextColumn("{task.percentage:.0f} %"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-        speed_estimate_period=24 * 3600,
-    )
-    with progress:
-        yield progress, progress.add_task("runs", total=total)
-
-
-def results_table(results: Sequence[RowResult], title: str) -> Table:
-    """What has been measured, a section for each experiment; accuracies as mean ± standard deviation over seeds."""
-    table = Table("experiment", "row", title=title, title_justify="left")
-    for heading in ("test", "validation", "s/epoch", "seeds"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    previous = ""
-    for result in results:
-        first = result.experiment != previous
-        if first:
-            table.add_section()
-        table.add_row(
-            result.experiment if first else "",
-            result.label,
-            _mean_and_deviation(result.test_accuracy),
-            _mean_and_deviation(result.val_accuracy),
-            "–" if result.epoch_seconds is None else f"{result.epoch_seconds:.2f}",
-            f"{result.seeds}" + (f" ({result.diverged} diverged)" if result.diverged else ""),
-        )
-        previous = result.experiment
-    return table
-
-
-def _mean_and_deviation(interval: MeanInterval | None) -> str:
-    if interval is None:
-        return "–"
-    return f"{interval.mean:.2%}" + ("" if interval.std is None else f" ± {100 * interval.std:.2f}")

@@ -6,6 +6,7 @@ locked by the process that trains it; the lock ends with that process.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -103,11 +104,19 @@ class RunPool:
         dataset: Dataset | None = None,
         console: Console | None = None,
         test: bool = True,
+        report: Callable[[RunConfig, EpochRecord], None] = lambda config, record: None,
     ) -> Iterator[tuple[RunConfig, Summary | RunCrashedError]]:
         """Runs ``configs``; yields each, once, as soon as it has ended, with its summary or with what made it crash.
 
         Several processes that do this in one directory share the work: each passes over what others are at, and comes
         back to it when nothing else is left, in case their process has died.
+
+        Args:
+            configs: which runs.
+            dataset: the data of them all, where the caller has them; the pool's own otherwise.
+            console: where each run's progress is shown; nowhere by default.
+            test: as :meth:`run`.
+            report: is called with every finished epoch of the runs that are trained here.
 
         Raises:
             InputError: as :func:`convmixer.training.train`.
@@ -118,7 +127,8 @@ class RunPool:
             busy = []
             for config in left:
                 try:
-                    yield config, self.run(config, dataset=dataset, console=console, wait=False, test=test)
+                    told = functools.partial(report, config)
+                    yield config, self.run(config, dataset=dataset, console=console, wait=False, test=test, report=told)
                 except RunBusyError:
                     busy.append(config)
                 except RunCrashedError as error:
