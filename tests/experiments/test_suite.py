@@ -22,7 +22,7 @@ from convmixer.training import RunDir
 from tests.experiments.conftest import RATES, TINY, tiny_suite
 from tests.training.conftest import figures, starts
 
-SEEDS = 5
+SEEDS = 4
 RUNS = SEEDS * 5  # three rows and three, one of them in both
 FORKS = multiprocessing.get_context("forkserver")
 # What is imported late would be imported again in each of the many lives below.
