@@ -7,6 +7,7 @@ field is its help. Field names are unique across the sections, so that a flag or
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import types
@@ -35,11 +36,15 @@ _INCIDENTAL = {"identity": False}
 """Metadata of fields that say where and how conveniently a run happens, not what it computes."""
 
 
+_hints = functools.cache(typing.get_type_hints)
+"""The types of a class's fields: finding them out takes longer than all else that is checked."""
+
+
 class _Checked:
     """Refuses wrong types and values outside a field's choices; subclasses add what only they know."""
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
+        hints = _hints(type(self))  # type: ignore[arg-type]  # a class is hashable
         for item in dataclasses.fields(self):  # type: ignore[arg-type]
             value = _coerce(item.name, getattr(self, item.name), hints[item.name])
             object.__setattr__(self, item.name, value)  # an int given for a float becomes one, so that JSON agrees
@@ -343,7 +348,7 @@ class RunConfig(_Checked):
 
 def sections() -> tuple[str, ...]:
     """Names of the nested parts of a run's configuration."""
-    hints = typing.get_type_hints(RunConfig)
+    hints = _hints(RunConfig)
     return tuple(f.name for f in dataclasses.fields(RunConfig) if dataclasses.is_dataclass(hints[f.name]))
 
 
@@ -367,7 +372,7 @@ def _own_fields(part: Any, identity_only: bool = False) -> dict[str, Any]:
 def _from_dict(cls: Any, values: Any, where: str) -> Any:
     if not isinstance(values, dict):
         raise InputError(f"{where}: expected an object with the fields of {cls.__name__}, got {values!r}.")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     known = {item.name for item in dataclasses.fields(cls)}
     for key in values:
         if key not in known:

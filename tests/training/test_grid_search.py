@@ -296,7 +296,7 @@ def test_processes_do_not_search_different_values_at_once(tmp_path: Path, digits
     first = Search(BASE, SIX, tmp_path, dataset=digits)
     with pytest.raises(InputError, match="another process searches other values"):
         Search(BASE, SearchConfig(values=("lr=0.1,0.2",)), tmp_path, dataset=digits)
-    first.members.leave()
+    first.leave()
     Search(BASE, SearchConfig(values=("lr=0.1,0.2",)), tmp_path, dataset=digits)
 
 

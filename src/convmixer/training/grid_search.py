@@ -98,7 +98,7 @@ def grid_search(
         search.work()  # with workers there is something left only if one of them died
         search.crown()
     finally:
-        search.members.leave()
+        search.leave()
     return SearchResult(search.records(), search.best(), search.winner_summaries())
 
 
@@ -178,8 +178,11 @@ def _worker(
     console = Console(stderr=True, soft_wrap=True, quiet=quiet)
     try:
         search = _part(base, settings, out, without_passwords(sys.argv), None, console)
-        search.work()
-        search.train_best()
+        try:
+            search.work()
+            search.train_best()
+        finally:
+            search.leave()
     except InputError as error:
         complaints.put(str(error))
         sys.exit(_BAD_INPUT)

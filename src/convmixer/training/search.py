@@ -23,12 +23,12 @@ from convmixer.config import RunConfig
 from convmixer.data import Dataset
 from convmixer.errors import InputError, Interrupted
 from convmixer.files import write_atomic
-from convmixer.search_space import SearchConfig, Values, describe, document_figures
+from convmixer.search_space import Number, SearchConfig, Values, describe, document_figures
 from convmixer.training.loop import PrunedError
 from convmixer.training.pool import RunCrashedError, RunPool
 from convmixer.training.run_dir import EpochRecord, RunDir, Summary, config_differences
 from convmixer.training.sampling import distributions, pruner, sampler
-from convmixer.training.search_storage import Members, exclusive, open_storage, start_anew
+from convmixer.training.search_storage import Members, close_storage, exclusive, open_storage, start_anew
 
 RECORDS = "grid_search.json"
 _POLL_SECONDS = 0.2
@@ -100,6 +100,7 @@ class Search:
         self.lock = exclusive(out / ".lock")
         self.document = document_figures(self.space)
         self.winner: dict[str, Any] | None = None
+        self._planned: dict[tuple[Number, ...], list[RunConfig]] = {}
         self._ended: dict[RunConfig, Summary] = {}
         self._known = self._read_records()
         with self.lock:
@@ -142,16 +143,15 @@ class Search:
         name, url = name_file.read_text(encoding="utf-8"), self.settings.storage
         space = {dimension.name: dimension.to_json() for dimension in self.space}
         if self.members.join():
-            storage = start_anew(url, self.out, name)
+            self.storage = start_anew(url, self.out, name)
             study = optuna.create_study(
-                study_name=name, storage=storage, direction="maximize", pruner=pruner(self.settings)
+                study_name=name, storage=self.storage, direction="maximize", pruner=pruner(self.settings)
             )
             study.set_user_attr("space", space)
             self._fill(study)
         else:
-            study = optuna.load_study(
-                study_name=name, storage=open_storage(url, self.out), pruner=pruner(self.settings)
-            )
+            self.storage = open_storage(url, self.out)
+            study = optuna.load_study(study_name=name, storage=self.storage, pruner=pruner(self.settings))
             if study.user_attrs["space"] != space:
                 raise InputError(f"{self.out}: another process searches other values in it; choose another --out.")
         return study
@@ -198,6 +198,11 @@ class Search:
 
     def _contains(self, values: Values) -> bool:
         return all(dimension.contains(values.get(dimension.name)) for dimension in self.space)
+
+    def leave(self) -> None:
+        """Ends this process's part."""
+        self.members.leave()
+        close_storage(self.storage)
 
     # Trials
 
@@ -300,9 +305,11 @@ class Search:
     # Results
 
     def _configs(self, values: Values, seeds: int | None = None) -> list[RunConfig]:
-        """The runs of a combination."""
-        count = self.settings.trial_seeds if seeds is None else seeds
-        return [self.base.replace(**values, seed=self.base.seed + i) for i in range(count)]
+        """The runs of a combination, ``trial_seeds`` unless said otherwise."""
+        key = (*values.values(), self.settings.trial_seeds if seeds is None else seeds)
+        if key not in self._planned:
+            self._planned[key] = [self.base.replace(**values, seed=self.base.seed + i) for i in range(int(key[-1]))]
+        return self._planned[key]
 
     def _summary(self, config: RunConfig) -> Summary | None:
         if config not in self._ended and (summary := self.pool.summary(config)):

@@ -89,6 +89,13 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         ) from None
 
 
+def close_storage(storage: BaseStorage) -> None:
+    """Closes the connections to a database."""
+    if isinstance(storage, RDBStorage):
+        storage.remove_session()
+        storage.engine.dispose()
+
+
 def start_anew(url: str | None, folder: Path, name: str) -> BaseStorage:
     """The storage without the study called ``name``, whatever state it was in. Only for a process that is alone."""
     if url is None:
