@@ -168,17 +168,7 @@ def evaluate_run(
     run = RunDir.existing(path)
     config, info = run.config(), run.dataset()
     trained = TrainedModel.load(run, device, precision, engine)
-    if dataset is None:
-        data = config.replace(data_dir=data_dir).data if data_dir else config.data
-        dataset = load_dataset(data, protocol=config.protocol)
-    if dataset.info.fingerprint != info.fingerprint:
-        raise InputError(
-            f"{config.data.dataset}: these are not the images that {run.path} was trained on "
-            "(their fingerprint differs from the one in its dataset.json); evaluate on the original data."
-        )
-    if split not in dataset.splits:
-        raise InputError(f"--split: this run has no {split} part; choose from {', '.join(dataset.splits)}.")
-    part = dataset.splits[split]
+    part = _part_of(run, split, dataset, data_dir)
     start = time.perf_counter()
     logits = trained.logits(part, batch_size=batch_size, check=check)
     seconds = time.perf_counter() - start
@@ -206,6 +196,22 @@ def evaluate_run(
         accuracy_tta=augmented.accuracy if augmented else None,
         loss_tta=augmented.loss if augmented else None,
     )
+
+
+def _part_of(run: RunDir, split: str, dataset: Dataset | None, data_dir: str | None) -> Split:
+    """A part of the images that a run was trained on. Raises InputError if they are others, or have no such part."""
+    config, info = run.config(), run.dataset()
+    if dataset is None:
+        data = config.replace(data_dir=data_dir).data if data_dir else config.data
+        dataset = load_dataset(data, protocol=config.protocol)
+    if dataset.info.fingerprint != info.fingerprint:
+        raise InputError(
+            f"{config.data.dataset}: these are not the images that {run.path} was trained on "
+            "(their fingerprint differs from the one in its dataset.json); evaluate on the original data."
+        )
+    if split not in dataset.splits:
+        raise InputError(f"--split: this run has no {split} part; choose from {', '.join(dataset.splits)}.")
+    return dataset.splits[split]
 
 
 def write_evaluation(evaluation: RunEvaluation, *, pictures: bool = True) -> list[Path]:
