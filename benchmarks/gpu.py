@@ -113,6 +113,17 @@ def authors_script(options: Options, name: str) -> list[str]:
     return [sys.executable, script, path, "--epochs", "2", "--device", options.device, "--workers", threads, *sizes]
 
 
+def profile(model: str) -> Slice:
+    """Where the time of an epoch goes."""
+
+    def command(options: Options, name: str) -> list[str]:
+        script = str(ROOT / "benchmarks" / "epoch_profile.py")
+        sizes = ("--dim", "8", "--depth", "1", "--epochs", "2") if options.tiny else ()
+        return [sys.executable, script, "--data", options.data, "--model", model, "--device", options.device, *sizes]
+
+    return Slice("bench", command, printed_records)
+
+
 def study(suite: str, names: Sequence[str], seeds: int) -> Slice:
     """A round of experiments: the seeds below ``seeds``."""
 
@@ -237,6 +248,7 @@ SLICES: dict[str, Slice] = {
     ),
     "authors-script": Slice("bench", authors_script, printed_records, minutes=3.0),
     "epoch-k5": one_run("epoch", "convmixer_256_8_k5", "reference", 5),
+    "profile-k5": profile("convmixer_256_8_k5"),
     "epoch-k9": one_run("epoch", "convmixer_256_8_k9", "reference", 5),
     "document-1": study("document", DOCUMENT, 1),
     "document-2": study("document", DOCUMENT, 2),
