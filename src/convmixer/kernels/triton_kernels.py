@@ -420,8 +420,22 @@ def convolve_maps(
         _store_moments(a, inside, count, partial, c, channels, block, tl.num_programs(0), EVEN)
 
 
-# Gradients of the depthwise convolution of x: of the weight, into dw_partial (splits, C, KERNEL, KERNEL), TAPS rows of
-# the kernel for each third program index; and with DX of x, plus `add`, where TAPS covers the kernel.
+# The weight gradient of the kernel's rows `first` to `first` + TAPS from products[(tap, o), i], the sums over all rows
+# of maps of column i of x times column o of the gradient: an entry is the sum where i - o is its place in the row.
+@triton.jit
+def _store_taps(products, to, first, KERNEL: tl.constexpr, SIDE: tl.constexpr, TAPS: tl.constexpr):
+    out = tl.arange(0, TAPS * SIDE)[:, None] % SIDE
+    column = tl.arange(0, SIDE)[None, :]
+    tap = first + tl.arange(0, TAPS)
+    for across in tl.static_range(KERNEL):
+        on = tl.where(column - out == across - KERNEL // 2, products, 0.0)
+        sums = tl.sum(tl.reshape(tl.sum(on, 1), (TAPS, SIDE)), 1)
+        tl.store(to + tap * KERNEL + across, sums, tap < KERNEL)
+
+
+# Gradients of the depthwise convolution of x: of the weight, into dw_partial (splits, C, KERNEL, KERNEL), TAPS + REST
+# rows of the kernel for each third program index, both powers of two or REST 0; and with DX of x, plus `add`, where
+# TAPS + REST cover the kernel.
 # STAGE: x is gamma * (activation(u + bias) - mean) / sqrt(variance + eps) + beta, rounded to u's dtype; with DX also
 # the sums of dx that `reduce` makes, into dx_partial (2, C, splits). Otherwise u is x itself.
 @triton.jit
@@ -452,21 +466,24 @@ def convolve_backward(
     WIDTH: tl.constexpr,
     SIDE: tl.constexpr,
     TAPS: tl.constexpr,
+    REST: tl.constexpr,
     ROWS: tl.constexpr,
 ):
     split, c = tl.program_id(0), tl.program_id(1)
-    first = tl.program_id(2) * TAPS
+    first = tl.program_id(2) * (TAPS + REST)
     channel = c.to(tl.int64) * rows * WIDTH
+    own = weight + c * KERNEL * KERNEL
     column = tl.arange(0, SIDE)[None, :]
     products = tl.zeros((TAPS * SIDE, SIDE), tl.float32)
+    if REST:
+        rest_products = tl.zeros((REST * SIDE, SIDE), tl.float32)
     if STAGE:
-        shift = tl.load(bias + c)
-        reciprocal = tl.rsqrt(tl.load(statistics + channels + c) + eps)
-        mean = tl.load(statistics + c)
-        factor = tl.load(gamma + c) * reciprocal
-        offset = tl.load(beta + c) - mean * factor
+        shift, mean = tl.load(bias + c), tl.load(statistics + c)
+        factor, summand = _line(gamma, beta, statistics, c, channels, eps)
     if DX:
-        bands = _bands(weight + c * KERNEL * KERNEL, first, True, KERNEL, SIDE, TAPS).to(d.dtype.element_ty)
+        bands = _bands(own, first, True, KERNEL, SIDE, TAPS).to(d.dtype.element_ty)
+        if REST:
+            rest_bands = _bands(own, first + TAPS, True, KERNEL, SIDE, REST).to(d.dtype.element_ty)
         if STAGE:
             sums = tl.zeros((ROWS, SIDE), tl.float32)
             product_sums = tl.zeros((ROWS, SIDE), tl.float32)
@@ -479,12 +496,18 @@ def convolve_backward(
         x = _load(u + channel, at, inside, EVEN)
         if STAGE:
             a = _activate(x + shift, RELU, EXACT)
-            x = a * factor + offset
+            x = a * factor + summand
             if not EVEN:
                 x = tl.where(inside, x, 0.0)
-        products = tl.dot(tl.trans(near), x.to(near.dtype), products, input_precision="ieee")
+        x = x.to(near.dtype)
+        products = tl.dot(tl.trans(near), x, products, input_precision="ieee")
+        if REST:
+            rest = _neighbours(d + channel, start, rows, first + TAPS, True, KERNEL, HEIGHT, WIDTH, SIDE, REST, ROWS)
+            rest_products = tl.dot(tl.trans(rest), x, rest_products, input_precision="ieee")
         if DX:
             value = tl.dot(near, bands, input_precision="ieee")
+            if REST:
+                value = tl.dot(rest, rest_bands, value, input_precision="ieee")
             if HAS_ADD:
                 value += _load(add + channel, at, inside, EVEN)
             stored = value.to(dx.dtype.element_ty)
@@ -498,11 +521,9 @@ def convolve_backward(
     if DX and STAGE:
         to = dx_partial + c * tl.num_programs(0) + split
         tl.store(to, tl.sum(sums))
+        reciprocal = tl.rsqrt(tl.load(statistics + channels + c) + eps)
         tl.store(to + channels * tl.num_programs(0), tl.sum(product_sums) * reciprocal)
-    # products[(tap, o), i]: the kernel's entry (tap, across) is the sum where i - o = across - KERNEL // 2.
-    out = tl.arange(0, TAPS * SIDE)[:, None] % SIDE
-    tap = first + tl.arange(0, TAPS)
-    to = dw_partial + ((split * channels + c) * KERNEL + tap) * KERNEL
-    for across in tl.static_range(KERNEL):
-        on = tl.where(column - out == across - KERNEL // 2, products, 0.0)
-        tl.store(to + across, tl.sum(tl.reshape(tl.sum(on, 1), (TAPS, SIDE)), 1), tap < KERNEL)
+    to = dw_partial + (split * channels + c) * KERNEL * KERNEL
+    _store_taps(products, to, first, KERNEL, SIDE, TAPS)
+    if REST:
+        _store_taps(rest_products, to, first + TAPS, KERNEL, SIDE, REST)

@@ -21,10 +21,11 @@ LARGEST_WIDTH = 128
 # Sizes of the programs, as measured on an H200 with 256 channels of 512 maps of 16×16.
 _BLOCK, _BLOCK_WARPS = 4096, 4  # values of a channel in an elementwise kernel
 _TILE, _TILE_DEPTH, _TILE_WARPS = 2048, 16, 4  # values of a convolution, and terms of one matrix product
-_PRODUCT, _PRODUCT_WIDTH, _PRODUCT_WARPS = 1024, 256, 4  # the same in its gradients, and rows of the product
-_SPLITS = 8  # programs that share a channel's weight gradient
+_PRODUCT, _PRODUCT_WARPS = 1 << 18, 4  # values times rows of the product in its gradients
+_PRODUCT_ROWS = 288  # of the largest such product
+_SPLITS = 4  # programs that share a channel's weight gradient
 _MAPS, _MAPS_DEPTH, _MAPS_WARPS = 128, 32, 8  # maps of a convolution by whole maps, and terms of one matrix product
-_MAP_SIZES = (64, 128, 256)  # positions of the maps it is for
+_MAP_SIZES, _MAP_KERNEL = (64, 128, 256), 7  # positions of the maps and smallest kernel that it is for
 
 
 interpreted = False
@@ -131,7 +132,8 @@ def mix(
     used = u.new_empty((4, u.shape[0]), dtype=torch.float32) if statistics is None else statistics.clone()
     if of_batch:
         _moments(u, bias0, activation, used[:2])
-    if shape[1] * shape[2] in _MAP_SIZES and u.dtype != torch.float32:
+    small = shape[1] * shape[2] in _MAP_SIZES and weight.shape[-1] >= _MAP_KERNEL
+    if small and u.dtype != torch.float32:
         v, partial, block = _convolve_maps(u, weight, bias1, first, used[:2], shape, of_batch)
         residual: tuple[Tensor, _Stage | None, Tensor | None] = (u, first, used[:2])
     else:
@@ -354,6 +356,14 @@ def _convolve_maps(
     return v, partial, _MAPS * pixels
 
 
+def _split_taps(kernel_size: int) -> tuple[int, int]:
+    """Two powers of two, or one and 0, that together are at least ``kernel_size``, and as little more as possible."""
+    whole = _power_of_two(kernel_size)
+    half = whole // 2
+    rest = _power_of_two(kernel_size - half) if half else 0
+    return (half, rest) if half and half + rest < whole else (whole, 0)
+
+
 def _convolve_backward(
     u: Tensor,
     d: Tensor,
@@ -374,10 +384,14 @@ def _convolve_backward(
     images, height, width = shape
     kernel_size, side = weight.shape[-1], _side(width)
     channels, rows = u.shape[0], images * height
-    taps, tile = min(_power_of_two(kernel_size), max(1, _PRODUCT_WIDTH // side)), max(16, _PRODUCT // side)
+    taps, rest = _split_taps(kernel_size)
+    if (taps + rest) * side > _PRODUCT_ROWS:
+        taps, rest = max(1, 256 // side), 0
+    tile = max(16, _PRODUCT // ((taps + rest) * side * side))
+    tile = 1 << (tile.bit_length() - 1)
     splits = min(_SPLITS, _blocks(rows, tile))
     tiles = _blocks(_blocks(rows, tile), splits)
-    groups = _blocks(kernel_size, taps)
+    groups = _blocks(kernel_size, taps + rest)
     dx = torch.empty_like(u) if stage and groups == 1 else None
     dw_partial = u.new_empty((splits, *weight.shape), dtype=torch.float32)
     dx_partial = u.new_empty((2, channels, splits), dtype=torch.float32)
@@ -395,6 +409,7 @@ def _convolve_backward(
         WIDTH=width,
         SIDE=side,
         TAPS=taps,
+        REST=rest,
         ROWS=tile,
         num_warps=_PRODUCT_WARPS,
         **_options(u, stage.activation if stage else "relu"),
