@@ -15,8 +15,9 @@ from rich.console import Console
 
 from convmixer.data import Dataset
 from convmixer.errors import InputError, Interrupted
-from convmixer.training import RunBusyError, RunCrashedError, RunDir, RunPool, Summary, train
+from convmixer.training import EpochRecord, RunBusyError, RunCrashedError, RunDir, RunPool, Summary, train
 from convmixer.training import train as train_module
+from convmixer.training.loop import PrunedError
 from tests.training.conftest import figures, starts, tiny_config
 
 
@@ -138,6 +139,19 @@ def test_a_diverged_run_has_ended(tmp_path: Path, digits: Dataset) -> None:
     assert pool.run(config, dataset=digits).status == "diverged"
     assert pool.run(config, dataset=digits).status == "diverged"
     assert starts(pool.path(config)) == 1
+
+
+def test_a_pruned_run_is_continued_unless_it_may_stay_so(tmp_path: Path, digits: Dataset) -> None:
+    pool, config, seen = RunPool(tmp_path), tiny_config(epochs=3), []
+
+    def prune(record: EpochRecord) -> None:
+        raise PrunedError("hopeless")
+
+    assert pool.run(config, dataset=digits, report=prune, prunable=True).status == "pruned"
+    assert pool.run(config, dataset=digits, prunable=True).status == "pruned"
+    ((_, summary),) = pool.run_all([config], dataset=digits, report=lambda run, record: seen.append(record.epoch))
+    assert seen == [1, 2, 3]
+    assert figures(summary) == figures(RunPool(tmp_path / "whole").run(config, dataset=digits))
 
 
 def test_bad_input_leaves_no_trace(tmp_path: Path, digits: Dataset) -> None:

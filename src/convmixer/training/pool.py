@@ -57,7 +57,8 @@ class RunPool:
         console: Console | None = None,
         wait: bool = True,
         test: bool = True,
-        report: Callable[[EpochRecord], None] | None = None,
+        report: Callable[[EpochRecord], None] = lambda record: None,
+        prunable: bool = False,
     ) -> Summary:
         """The summary of the run with ``config``: read if the run has ended, trained or resumed otherwise.
 
@@ -70,6 +71,7 @@ class RunPool:
             wait: where another process is at this run, wait for what comes of it.
             test: read the test set, if that was not done yet.
             report: as :func:`convmixer.training.train`.
+            prunable: likewise.
 
         Raises:
             RunBusyError: another process is at it, and ``wait`` is not set.
@@ -79,23 +81,24 @@ class RunPool:
         """
         while True:
             ended = self.summary(config)
-            if ended and not self._lacks(ended, test, report is not None):
+            if ended and not self._lacks(ended, test, prunable):
                 return ended
             try:
                 images = dataset or self.dataset(config, console)
                 if ended and ended.status == "finished":
                     return read_test_set(self.path(config), dataset=images)
-                return self._train(config, dataset=images, console=console, test=test, report=report)
+                options = {"test": test, "report": report, "prunable": prunable}
+                return self._train(config, dataset=images, console=console, **options)
             except RunBusyError:
                 if not wait:
                     raise
             time.sleep(_POLL_SECONDS)
 
     @staticmethod
-    def _lacks(ended: Summary, test: bool, pruned: bool) -> bool:
+    def _lacks(ended: Summary, test: bool, prunable: bool) -> bool:
         """Whether more is wanted than a run came to: its test figures, or the epochs that were pruned."""
         untested = ended.status == "finished" and ended.test_accuracy is None
-        return (untested and test) or (ended.status == "pruned" and not pruned)
+        return (untested and test) or (ended.status == "pruned" and not prunable)
 
     def run_all(
         self,

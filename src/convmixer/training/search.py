@@ -282,7 +282,7 @@ class Search:
                     f"after epoch {record.epoch}, with a validation accuracy of {record.val_accuracy:.2%}"
                 )
 
-        summary = self.pool.run(first, dataset=self.dataset, test=False, report=report)
+        summary = self.pool.run(first, dataset=self.dataset, test=False, report=report, prunable=True)
         for config in others:
             if summary.status == "finished":
                 summary = self.pool.run(config, dataset=self.dataset, test=False)

@@ -41,7 +41,8 @@ def train(
     console: Console | None = None,
     light: bool = False,
     test: bool = True,
-    report: Callable[[EpochRecord], None] | None = None,
+    report: Callable[[EpochRecord], None] = lambda record: None,
+    prunable: bool = False,
 ) -> Summary:
     """Trains a model and leaves a run directory.
 
@@ -56,6 +57,7 @@ def train(
         light: leave out pictures and TensorBoard events, which take longer than a tiny run; all figures are written.
         test: read the test set at the end; without it :func:`read_test_set` can do so later.
         report: is called with every finished epoch, those before a resumption included, and may raise PrunedError.
+        prunable: a run that ``report`` ended before is left as it is; it is continued otherwise.
             Without it a run that was ended in this way is continued.
 
     Returns:
@@ -69,7 +71,7 @@ def train(
     run = RunDir(out)
     with run.claimed(), run.recorded(), prepared_cpu():
         ended = run.admit(config, resume=resume)
-        if ended and (ended.status != "pruned" or report):
+        if ended and (ended.status != "pruned" or prunable):
             return ended
         run.unmark()
         device = choose_device(config.train.device)
@@ -87,7 +89,7 @@ def train(
         with Interruption.watched() as interruption:
             try:
                 with TrainingDisplay(console, config.train.epochs, len(loop.batches)) as display:
-                    loop.run_epochs(interruption.check, display, events=not light, report=report or _ignore)
+                    loop.run_epochs(interruption.check, display, events=not light, report=report)
                 return _finish(loop, interruption.check, pictures=not light, test=test)
             except Interrupted:
                 loop.save()
@@ -96,10 +98,6 @@ def train(
                 return _summarize(loop, "diverged", message=str(error))
             except PrunedError as error:
                 return _summarize(loop, "pruned", message=str(error))
-
-
-def _ignore(record: EpochRecord) -> None:
-    pass
 
 
 def read_test_set(path: str | Path, *, dataset: Dataset | None = None) -> Summary:
