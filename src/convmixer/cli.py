@@ -338,7 +338,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Bench:
-    """Measure training steps and inference of the engines beside what PyTorch offers without them, in turns."""
+    """Measure the engines beside what PyTorch offers without them, and the augmentation beside Pillow's, in turns."""
 
     config: tyro.conf.OmitArgPrefixes[BenchConfig] = field(default_factory=BenchConfig)
     explain: bool = False
@@ -352,6 +352,7 @@ class Bench:
 
     def execute(self) -> int:
         """Runs the command; returns the exit status."""
+        from convmixer.bench import augment
         from convmixer.bench.compare import bench, explain, format_table, roofline_panels, write_json
         from convmixer.bench.sweep import AXES, format_sweep, sweep
         from convmixer.utils.bench_figures import roofline
@@ -361,6 +362,8 @@ class Bench:
             raise InputError(
                 f"--plot: {self.plot} is not a .png or .svg, or goes with --sweep or --explain, which have none."
             )
+        if not self.config.work and (self.plot is not None or self.sweep or self.explain):
+            raise InputError("--what: --plot, --sweep and --explain are about networks; add train or infer to augment.")
 
         if self.explain:
             table = Table("what", "model", "setting", "operation", "runs as", "calls")
@@ -372,15 +375,19 @@ class Bench:
         def progress(text: str) -> None:
             _ERRORS.print(f"bench: {text}", highlight=False, markup=False)
 
-        records: Sequence[Any]
+        records: list[Any] = []
         if self.sweep:
-            records = sweep(self.config, list(AXES) if "all" in self.sweep else self.sweep, progress=progress)
+            records += sweep(self.config, list(AXES) if "all" in self.sweep else self.sweep, progress=progress)
             print(format_sweep(records))
-        else:
-            records = bench(self.config, progress)
+        elif self.config.work:
+            records += bench(self.config, progress)
             print(format_table(records))
             if self.plot is not None:
                 save_figure(roofline(roofline_panels(records)), self.plot)
+        if "augment" in self.config.what:
+            prepared = augment.bench_augment(self.config, progress)
+            records += prepared
+            print(augment.format_table(prepared))
         if self.json is not None:
             write_json(records, self.json)
         return 0

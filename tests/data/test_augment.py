@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from convmixer.data.augment import Augment
 from convmixer.data.color import ColorJitter, ColorJitterDraw
 from convmixer.data.crops import Flip, FlipDraw, PadCrop, PadCropDraw, ResizedCrop, ResizedCropDraw
 from convmixer.data.erasing import Cutout, RandomErasing, Rectangles
-from convmixer.data.randaugment import OperationsDraw, TrivialAugment
+from convmixer.data.randaugment import OperationsDraw, RandAugment, TrivialAugment
 from tests.data.test_randaugment import (
     NAMES,
     assert_uniform,
@@ -116,6 +118,21 @@ def test_each_stage_is_pillows(seed: int, size: int, channels: int) -> None:
         draw: Any = stage.draw(batch(len(images), size, seed))
         expected = [from_pillow(pillow_stage(to_pillow(image), draw, which)) for which, image in enumerate(images)]
         assert torch.equal(stage.apply(images, draw), torch.stack(expected)), stage
+
+
+@pytest.mark.skipif(
+    "CONVMIXER_TEST_IMAGES" not in os.environ, reason="needs CONVMIXER_TEST_IMAGES, a folder with train/ and test/"
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("stage", [RandAugment(3, 12), TrivialAugment(), ColorJitter(0.6)], ids=str)
+def test_real_images_are_changed_as_pillow_does(mode: str, stage: Any) -> None:
+    files = sorted(Path(os.environ["CONVMIXER_TEST_IMAGES"]).glob("test/*/*"))[::97][:100]
+    pictures = [Image.open(file).convert(mode).resize((32, 32)) for file in files]
+    draw = stage.draw(batch(len(pictures), 32, 5))
+    found = stage.apply(torch.stack([from_pillow(picture) for picture in pictures]), draw)
+    expected = [from_pillow(pillow_stage(picture, draw, which)) for which, picture in enumerate(pictures)]
+    assert len(pictures) == 100
+    assert torch.equal(found, torch.stack(expected))
 
 
 def test_a_configuration_that_asks_for_nothing_returns_the_input() -> None:

@@ -120,7 +120,7 @@ def bench(config: BenchConfig, progress: Callable[[str], object] = lambda _: Non
     names = list(config.chosen(machine.kind))
     groups = [
         [Job.of_preset(what, model, size, config.image_size, name, machine.kind, machine.threads) for name in names]
-        for what in config.what
+        for what in config.work
         for model in config.models
         for size in config.batch_sizes
     ]
@@ -194,7 +194,7 @@ def explain(config: BenchConfig) -> list[tuple[str, str, str, str, str, int]]:
     fast = [name for name, how in chosen.items() if how.engine == "fast" and not how.graph] or ["fast"]
     rows: list[tuple[str, str, str, str, str, int]] = []
     for model in config.models:
-        for what in config.what:
+        for what in config.work:
             for name in fast:
                 job = Job.of_preset(what, model, 2, config.image_size, name, kind, torch.get_num_threads())
                 with dispatch.record() as ran:

@@ -9,7 +9,8 @@ from convmixer.config import Engine
 from convmixer.errors import InputError, nearest
 from convmixer.presets import model_preset
 
-What = Literal["train", "infer"]
+Work = Literal["train", "infer"]
+What = Literal[Work, "augment"]
 Storage = Literal["float32", "bfloat16", "float16"]
 Kind = Literal["cpu", "cuda"]
 
@@ -75,7 +76,7 @@ class BenchConfig:
     models: tuple[str, ...] = ("convmixer_256_8_k9", "convmixer_256_8_k5")
     """Presets."""
     what: tuple[What, ...] = ("train", "infer")
-    """A training step (forward, loss, backward, AdamW), inference, or both."""
+    """A training step (forward, loss, backward, AdamW), inference (infer), preparing the images (augment)."""
     batch_sizes: tuple[int, ...] = (128,)
     """Images in a batch."""
     image_size: int = 32
@@ -101,6 +102,11 @@ class BenchConfig:
             raise InputError("bench: batch sizes, image size, rounds and threads have to be at least 1.")
         if self.time_limit <= 0:
             raise InputError(f"--time-limit: {self.time_limit:g} is out of range; give seconds above 0.")
+
+    @property
+    def work(self) -> tuple[Work, ...]:
+        """What of ``what`` networks do."""
+        return tuple(what for what in self.what if what != "augment")
 
     def chosen(self, kind: Kind) -> dict[str, Setting]:
         """The settings to measure on this kind of device, the reference first.

@@ -11,7 +11,7 @@ from typing import Self
 import torch
 import torch.nn.functional as F
 
-from convmixer.bench.settings import SETTINGS, Kind, Setting, What
+from convmixer.bench.settings import SETTINGS, Kind, Setting, Work
 from convmixer.config import ModelConfig
 from convmixer.models import build_model
 from convmixer.presets import model_preset
@@ -22,7 +22,7 @@ from convmixer.training.runtime import autocast
 class Job:
     """What is measured."""
 
-    what: What
+    what: Work
     model: str
     """Name for people; the network is ``architecture``."""
     architecture: ModelConfig
@@ -36,7 +36,7 @@ class Job:
 
     @classmethod
     def of_preset(
-        cls, what: What, model: str, batch_size: int, image_size: int, setting: str, device: Kind, threads: int
+        cls, what: Work, model: str, batch_size: int, image_size: int, setting: str, device: Kind, threads: int
     ) -> Self:
         """A job for the preset called ``model``."""
         preset = model_preset(model)

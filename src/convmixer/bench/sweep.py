@@ -111,7 +111,7 @@ def sweep(
     for name in names:
         progress(f"{name}: {', '.join(map(str, axes[name].values))}")
         for value in axes[name].values:
-            for what in config.what:
+            for what in config.work:
                 for precision in ENGINES:
                     job = replace(axes[name].job(name, value), what=what, device=kind, threads=threads)
                     records.append(_measured(job, name, value, precision, config.rounds))
