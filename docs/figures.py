@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from convmixer.models import describe_models
+from convmixer.report.facts import facts
+from convmixer.report.markdown import markdown_table
+from convmixer.report.records import ComparisonRow, StudyRecord
+from convmixer.report.tables import summary
 from convmixer.utils.architecture import architecture
 from convmixer.utils.visualization import save_figure
 
@@ -94,6 +98,28 @@ def _speed(record: dict[str, Any]) -> str:
     return f"{record['images_per_second']:.0f} ({record['ratio_to_plain']:.1f}×)"
 
 
+def results() -> str:
+    """The committed studies, GPU first: a table for each of what the original document has, and where the rest is."""
+    files = [file for kind in ("gpu", "cpu") for file in sorted((ROOT / "results" / kind).glob("study*/records.json"))]
+    parts = []
+    for file in files:
+        record = StudyRecord.from_dict(json.loads(file.read_text(encoding="utf-8")))
+        told = {name: value for name, value in facts(record).items() if name in ("Data", "Machine", "Commit")}
+        where = file.parent.relative_to(ROOT).as_posix()
+        parts.append(f"{'; '.join(told.values())}; everything else in [{where}]({where}/report.md).")
+        parts.append(markdown_table(summary(document_rows(record), "")))
+    return "\n\n".join(parts) or "No study has been committed yet."
+
+
+def document_rows(record: StudyRecord) -> list[ComparisonRow]:
+    """The rows of the experiments that the document has, each once, and the winner of the grid search."""
+    rows: dict[tuple[str, ...], ComparisonRow] = {}
+    for experiment in record.experiments:
+        if any(row.document and not row.is_base for row in experiment.rows):
+            rows |= {row.runs: row for row in experiment.rows if row.runs not in rows}
+    return [*rows.values(), *([record.grid.winner] if record.grid and record.grid.winner else [])]
+
+
 def tree() -> str:
     """The folders and files with what each is for: the first sentence of its docstring."""
     package = ROOT / "src" / "convmixer"
@@ -116,7 +142,7 @@ def _purpose(path: Path) -> str:
 
 
 MADE = {
-    ROOT / "README.md": {"models": models_table, "bench": bench_table, "tree": tree},
+    ROOT / "README.md": {"models": models_table, "results": results, "bench": bench_table, "tree": tree},
     ROOT / "results" / "cpu" / "bench" / "README.md": {"records": bench_records},
     ROOT / "docs" / "engine.md": {"facts": engine_facts},
 }

@@ -131,6 +131,14 @@ def test_json_is_the_record(written: Path, record: StudyRecord) -> None:
     assert {**values, "command": ""} == {**want, "command": ""}
 
 
+def test_records_come_back_from_json(written: Path) -> None:
+    values = json.loads((written / "records.json").read_text())
+    back = StudyRecord.from_dict(values)
+    assert json.loads(json.dumps(back.to_dict())) == values
+    assert isinstance(back.experiments[0].rows[0].test_accuracy, MeanInterval)
+    assert isinstance(back.runs[0].used_by, tuple)
+
+
 def test_csv_is_the_runs(written: Path, record: StudyRecord) -> None:
     rows = list(csv.DictReader(io.StringIO((written / "runs.csv").read_text())))
     assert [row["path"] for row in rows] == [run.path for run in record.runs]

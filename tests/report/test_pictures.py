@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 from matplotlib.container import ErrorbarContainer
 from safetensors.torch import load_file
 
@@ -40,7 +39,6 @@ from convmixer.utils.study_figures import (
     kernel_sheet,
     marginal,
     tiled,
-    with_margins,
 )
 from convmixer.utils.study_figures import (
     curve_bands as draw_bands,
@@ -134,24 +132,10 @@ def test_differences_are_drawn_in_points() -> None:
     assert list(lines(figure)["the document"].get_xdata()) == [0.8]
 
 
-floats = st.one_of(st.floats(0, 1), st.just(math.nan))
-
-
-@given(arrays.arrays(float, st.tuples(st.integers(1, 4), st.integers(1, 4)), elements=floats))
-def test_margins_are_means_of_what_is_there(cells: np.ndarray) -> None:
-    got = with_margins(cells)
-    np.testing.assert_array_equal(got[:-1, :-1], cells)
-    for values, margin in [
-        *((cells[i], got[i, -1]) for i in range(len(cells))),
-        *((cells[:, j], got[-1, j]) for j in range(cells.shape[1])),
-        (cells.ravel(), got[-1, -1]),
-    ]:
-        known = values[~np.isnan(values)]
-        assert margin == pytest.approx(known.mean()) if len(known) else math.isnan(margin)
-
-
 def test_heat_map_writes_its_cells() -> None:
-    figure = heat_map([[0.5, math.nan], [0.7, 0.9]], ("lr", [0.1, 0.01]), ("batch", [64, 128]))
+    figure = heat_map(
+        [[0.5, math.nan, 0.5], [0.7, 0.9, 0.8], [0.6, 0.9, 0.7]], ("lr", [0.1, 0.01]), ("batch", [64, 128])
+    )
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts == ["50.00", "50.00", "70.00", "90.00", "80.00", "60.00", "90.00", "70.00"]
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["0.1", "0.01", "mean"]
@@ -160,14 +144,16 @@ def test_heat_map_writes_its_cells() -> None:
 def test_cells_are_means_over_all_else() -> None:
     trials = [({"a": 1, "b": 1, "c": c}, 0.5 + c / 10) for c in (0, 1)] + [({"a": 2, "b": 1, "c": 0}, 0.9)]
     got = mean_cells(trials, ("a", [1, 2]), ("b", [1, 3]))
-    np.testing.assert_allclose(got, [[0.55, math.nan], [0.9, math.nan]])
+    np.testing.assert_allclose(got, [[0.55, math.nan, 0.55], [0.9, math.nan, 0.9], [2 / 3, math.nan, 2 / 3]])
 
 
 def test_marginal_shows_trials_and_means() -> None:
-    figure = marginal("lr", [(0.1, 0.5), (0.1, 0.7), (0.01, 0.9)])
-    assert list(lines(figure)["a trial"].get_xdata()) == [1, 1, 0]
-    assert list(lines(figure)["mean"].get_ydata()) == pytest.approx([0.9, 0.6])
+    figure = marginal("lr", [(0.1, 0.5), (0.1, 0.7), (0.01, 0.9)], [(0.01, 0.9), (0.1, 0.6)])
+    assert list(lines(figure)["a trial"].get_xdata()) == [0.1, 0.1, 0.01]
+    assert list(lines(figure)["mean"].get_ydata()) == [0.9, 0.6]
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["0.01", "0.1"]
+    assert figure.axes[0].get_xscale() == "log"
+    assert marginal("momentum", [(0.9, 0.5), (1.0, 0.6)], [(0.9, 0.5), (1.0, 0.6)]).axes[0].get_xscale() == "linear"
 
 
 def test_importances_stand_beside_chance() -> None:

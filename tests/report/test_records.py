@@ -14,9 +14,11 @@ import scipy.stats
 from convmixer.errors import InputError
 from convmixer.report.collect import collect
 from convmixer.report.compare import LOOSE, summarize
+from convmixer.report.grid import grouped
 from convmixer.report.plans import shown_command
 from convmixer.report.records import ComparisonRow, StudyRecord
 from convmixer.training import RunDir
+from convmixer.utils.metrics import main_effects
 from tests.report.conftest import DOCUMENT, experiment, write
 
 
@@ -102,6 +104,18 @@ def test_grid_search(record: StudyRecord) -> None:
     assert grid.winner.seeds == (0, 1)
     assert "2 of 3 trials are finished." in grid.insight
     assert "trial 1 (lr 0.02)" in grid.insight
+
+
+def test_values_from_a_range_are_taken_in_quarters() -> None:
+    space = {"lr": {"low": 0.0, "high": 1.0, "log": False}, "batch_size": [1, 2]}
+    trials = [({"lr": i / 16, "batch_size": 1 + i % 2}, i / 100) for i in range(16)]
+    got = grouped(space, trials)
+    assert [values["batch_size"] for values, _ in got] == [1, 2] * 8
+    assert [accuracy for _, accuracy in got] == [accuracy for _, accuracy in trials]
+    assert [values["lr"] for values, _ in got[::4]] == [1.5 / 16, 5.5 / 16, 9.5 / 16, 13.5 / 16]
+    (lr, batch_size) = main_effects(got)
+    assert (lr.name, batch_size.name) == ("lr", "batch_size")
+    assert lr.by_chance == pytest.approx(3 / 15)
 
 
 @pytest.fixture

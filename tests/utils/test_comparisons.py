@@ -19,6 +19,7 @@ from convmixer.utils.metrics import (
     mean_interval,
     paired_difference,
     pareto_front,
+    quarters,
 )
 
 seeded = st.dictionaries(st.integers(0, 6), st.floats(0, 1).map(lambda x: round(x, 4)), max_size=6)
@@ -135,6 +136,19 @@ def test_noise_gets_what_chance_gives_on_average() -> None:
 @pytest.mark.parametrize("trials", [[], [({"a": 1}, 0.5)], [({"a": 1}, 0.5), ({"a": 2}, 0.5)]])
 def test_no_variance_no_effects(trials: list[tuple[dict[str, int], float]]) -> None:
     assert main_effects(trials) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=40))
+def test_quarters_keep_order_and_are_few(values: list[float]) -> None:
+    got = quarters(values)
+    assert min(2, len(set(values))) <= len(set(got)) <= 4
+    pairs = sorted(zip(values, got, strict=True))
+    assert [centre for _, centre in pairs] == sorted(got)
+    assert all(a[1] == b[1] for a, b in itertools.pairwise(pairs) if a[0] == b[0])
+
+
+def test_quarters_by_hand() -> None:
+    assert quarters([8, 1, 2, 3, 4, 5, 6, 7]) == [7.5, 1.5, 1.5, 3.5, 3.5, 5.5, 5.5, 7.5]
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12))

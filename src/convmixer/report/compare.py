@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from convmixer.data.cifar_specs import SPECS
 from convmixer.report import insight
-from convmixer.report.collect import Run, Study
-from convmixer.report.plans import ExperimentPlan, GridPlan, RowPlan
+from convmixer.report.collect import Study
+from convmixer.report.grid import grid_record
+from convmixer.report.plans import ExperimentPlan, RowPlan
 from convmixer.report.records import (
     ComparisonRow,
     Difference,
-    DocumentFigures,
     ExperimentRecord,
-    GridRecord,
-    RunRow,
     StudyRecord,
-    TrialRow,
 )
-from convmixer.utils.metrics import MeanInterval, holm, main_effects, mean_interval, paired_difference, pareto_front
+from convmixer.report.rows import comparison_row
+from convmixer.utils.metrics import (
+    holm,
+    paired_difference,
+    pareto_front,
+)
 
 LOOSE = "runs"
 """Name of the record of runs that belong to no experiment."""
@@ -36,14 +36,14 @@ def summarize(study: Study, command: str) -> StudyRecord:
         name=study.folder.resolve().name,
         command=command,
         experiments=tuple(_experiment(plan, study) for plan in plans),
-        grid=_grid(study.grid, study) if study.grid is not None else None,
+        grid=grid_record(study.grid, study) if study.grid is not None else None,
         runs=tuple(run.row for run in study.runs.values()),
         problems=study.problems,
     )
 
 
 def _experiment(plan: ExperimentPlan, study: Study) -> ExperimentRecord:
-    rows = [_row(row, study, is_base=row.label == plan.base) for row in plan.rows]
+    rows = [comparison_row(row, study, is_base=row.label == plan.base) for row in plan.rows]
     base = next((row for row in rows if row.is_base), None)
     if base is not None:
         rows = _with_differences(rows, base, study)
@@ -57,62 +57,6 @@ def _experiment(plan: ExperimentPlan, study: Study) -> ExperimentRecord:
         command=plan.command,
         rows=tuple(replace(row, insight=insight.of_row(row, base)) for row in rows),
     )
-
-
-def _row(plan: RowPlan, study: Study, is_base: bool = False) -> ComparisonRow:
-    """A row's own figures; what depends on the other rows is filled in later."""
-    finished = [study.runs[path] for path in plan.paths if study.runs[path].row.status == "finished"]
-    rows = [run.row for run in finished]
-    test = _over_seeds(rows, lambda run: run.test_accuracy)
-    same_images = bool(finished) and all(_has_cifar10_classes(run) for run in finished)
-    document = plan.document.test_accuracy if plan.document else None
-    return ComparisonRow(
-        label=plan.label,
-        is_base=is_base,
-        changes=plan.changes,
-        seeds=tuple(run.seed for run in rows if run.seed is not None),
-        runs=plan.paths,
-        unfinished=len(plan.paths) - len(rows),
-        test_accuracy=test,
-        train_accuracy=_over_seeds(rows, lambda run: run.train_accuracy),
-        val_accuracy=_over_seeds(rows, lambda run: run.val_accuracy),
-        gap=_over_seeds(rows, _gap),
-        epoch_seconds=_median([run.epoch_seconds for run in rows]),
-        parameters=next((run.parameters for run in rows), None),
-        multiply_adds=next((run.multiply_adds for run in rows), None),
-        further=_further(rows),
-        difference=None,
-        document=plan.document,
-        document_difference=test.mean - document if test and document is not None and same_images else None,
-        on_front=False,
-        insight="",
-    )
-
-
-def _over_seeds(rows: Sequence[RunRow], figure: Callable[[RunRow], float | None]) -> MeanInterval | None:
-    values = [value for row in rows if (value := figure(row)) is not None]
-    return mean_interval(values) if values else None
-
-
-def _gap(run: RunRow) -> float | None:
-    if run.train_accuracy is None or run.test_accuracy is None:
-        return None
-    return run.train_accuracy - run.test_accuracy
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.median(known) if known else None
-
-
-def _further(rows: Sequence[RunRow]) -> dict[str, MeanInterval]:
-    names = dict.fromkeys(name for row in rows for name in row.further)
-    return {name: mean_interval([row.further[name] for row in rows if name in row.further]) for name in names}
-
-
-def _has_cifar10_classes(run: Run) -> bool:
-    """Whether figures may be set beside the document's: the official images, or a folder of the same classes."""
-    return run.info is not None and sorted(run.info.classes) == sorted(SPECS["cifar10"].classes)
 
 
 def _by_seed(row: ComparisonRow, study: Study) -> dict[int, float]:
@@ -183,43 +127,3 @@ def _label(identity: dict[str, Any], varying: Sequence[str]) -> str:
         return str(identity["run"])
     own = [f"{name} {identity[name]}" for name in varying if name != "model"]
     return ", ".join([str(identity["model"]), *own])
-
-
-def _grid(plan: GridPlan, study: Study) -> GridRecord:
-    trials = tuple(
-        TrialRow(
-            number=trial.number,
-            values=trial.values,
-            seed=trial.seed,
-            path=trial.path,
-            state=trial.state,
-            val_accuracy=trial.val_accuracy,
-            epoch_seconds=trial.epoch_seconds,
-            document=next((figure for values, figure in plan.document if values == trial.values), None),
-        )
-        for trial in plan.trials
-    )
-    measured = [(trial.values, trial.val_accuracy) for trial in trials if trial.state == "finished"]
-    complete = [(values, accuracy) for values, accuracy in measured if accuracy is not None]
-    effects = tuple(main_effects([(_hashable(values), accuracy) for values, accuracy in complete]))
-    winner = None
-    if plan.winner is not None:
-        figure = next((figure for values, figure in plan.document if values == plan.winner.changes), None)
-        document = DocumentFigures(test_accuracy=figure) if figure is not None else None
-        winner = _row(replace(plan.winner, document=document), study)
-        winner = replace(winner, insight=insight.of_row(winner, None))
-    return GridRecord(
-        name=plan.name,
-        space=plan.space,
-        sampler=plan.sampler,
-        dataset=plan.dataset,
-        command=plan.command,
-        trials=trials,
-        effects=effects,
-        winner=winner,
-        insight=insight.of_grid(trials, effects, winner),
-    )
-
-
-def _hashable(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value if isinstance(value, int | float | str) else repr(value) for name, value in values.items()}

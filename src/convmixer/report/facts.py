@@ -62,10 +62,16 @@ def notes(record: StudyRecord) -> list[str]:
             "“Document” is the first study: the best of 25 epochs on the test set of CIFAR-10, one run each, on "
             "another machine. The difference to ours is given only where the images are CIFAR-10's."
         )
+    scaled = {experiment.profile for experiment in record.experiments} - {None, "full"}
+    if rows and scaled:
+        found.append(
+            f"The profile ({', '.join(sorted(filter(None, scaled)))}) scales widths, depth and epochs down from the "
+            "document's networks of 256 channels, 8 blocks and 25 epochs: compare what rows differ by, not their level."
+        )
     if record.grid is not None and record.grid.effects:
         found.append(
             "Importance is Σ nᵥ(mᵥ − m)² / Σ (yᵢ − m)²: the variance of the means per value, divided by the variance "
             "of all trials (a first-order Sobol index). A parameter of k values without effect gets (k − 1)/(n − 1) on "
-            "average, of n trials."
+            "average, of n trials. Values drawn from a range are taken in quarters."
         )
     return found

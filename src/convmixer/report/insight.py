@@ -23,7 +23,7 @@ def seeds(n: int) -> str:
 def shown_values(values: dict[str, Any]) -> str:
     """``lr 0.01, batch_size 64``."""
     return ", ".join(
-        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmixer.report.collect import Run, Study
+from convmixer.report.grid import Trial, grouped, measured
 from convmixer.report.insight import points
 from convmixer.report.records import ComparisonRow, ExperimentRecord, GridRecord, StudyRecord
 from convmixer.training.run_dir import EpochRecord
@@ -23,9 +24,6 @@ from convmixer.utils.visualization import calibration_diagram, confusion_matrix
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-MOST_VALUES = 12
-"""A parameter with more distinct values, as a random search has, gets no heat maps: hardly any cell would be filled."""
 
 
 @dataclass(frozen=True)
@@ -157,46 +155,41 @@ def _curve(run: Run, field: Callable[[EpochRecord], float | None]) -> dict[int, 
 
 
 def _grid(grid: GridRecord) -> Iterator[Picture]:
-    trials = [(t.values, t.val_accuracy) for t in grid.trials if t.state == "finished" and t.val_accuracy is not None]
-    if not trials:
-        return
+    trials = measured(grid.trials)
     if grid.effects:
         spoken = "; ".join(f"{e.name} {e.share:.0%}, by chance {e.by_chance:.0%}" for e in grid.effects)
         alt = f"Part of the variance between trials that each parameter explains: {spoken}."
         title = "Importance of each parameter, and what chance gives"
         yield Picture(grid.name, f"{grid.name}_importances", title, alt, draw.importances(grid.effects))
-    names = list(trials[0][0])
-    choices = {name: sorted({values[name] for values, _ in trials}, key=repr_or_number) for name in names}
-    for name in names:
-        pairs = [(values[name], accuracy) for values, accuracy in trials]
-        means = "; ".join(f"{v} {np.mean([a for value, a in pairs if value == v]):.2%}" for v in choices[name])
-        alt = f"Validation accuracy of all trials by {name}; means: {means}."
+    groups = grouped(grid.space, trials)
+    choices = {name: sorted({values[name] for values, _ in groups}) for name in grid.space} if trials else {}
+    for name, centres in choices.items():
+        means = [float(np.mean([accuracy for values, accuracy in groups if values[name] == c])) for c in centres]
+        spoken = "; ".join(f"{c:.4g} {mean:.2%}" for c, mean in zip(centres, means, strict=True))
+        alt = f"Validation accuracy of all trials by {name}; means: {spoken}."
         title = f"Validation accuracy by {name}, all else mixed"
-        yield Picture(grid.name, f"{grid.name}_{name}", title, alt, draw.marginal(name, pairs))
-    small = [name for name in names if 1 < len(choices[name]) <= MOST_VALUES]
-    for first, second in itertools.combinations(small, 2):
-        cells = mean_cells(trials, (first, choices[first]), (second, choices[second]))
+        figure = draw.marginal(
+            name, [(values[name], a) for values, a in trials], list(zip(centres, means, strict=True))
+        )
+        yield Picture(grid.name, f"{grid.name}_{name}", title, alt, figure)
+    for first, second in itertools.combinations([name for name in choices if len(choices[name]) > 1], 2):
+        cells = mean_cells(groups, (first, choices[first]), (second, choices[second]))
         alt = f"Mean validation accuracy for {first} and {second}, with means at the margins: " + "; ".join(
-            f"{first} {v} {' / '.join(f'{100 * c:.2f}' for c in row)}"
-            for v, row in zip(choices[first], cells, strict=True)
+            f"{first} {v:.4g} {' / '.join(f'{100 * c:.2f}' for c in row)}"
+            for v, row in zip(choices[first], cells[:-1], strict=True)
         )
         figure = draw.heat_map(cells, (first, choices[first]), (second, choices[second]))
         title = f"{first} and {second}: mean validation accuracy in %"
         yield Picture(grid.name, f"{grid.name}_{first}_{second}", title, alt, figure)
 
 
-def repr_or_number(value: Any) -> tuple[bool, Any]:
-    """A sort key that puts numbers in their order before everything else."""
-    return (False, value) if isinstance(value, int | float) else (True, repr(value))
-
-
 def mean_cells(
-    trials: Sequence[tuple[dict[str, Any], float]], rows: tuple[str, Sequence[Any]], columns: tuple[str, Sequence[Any]]
+    trials: Sequence[Trial], rows: tuple[str, Sequence[float]], columns: tuple[str, Sequence[float]]
 ) -> NDArray[np.float64]:
-    """(R, C) means over the trials with each pair of values; NaN where there are none."""
-    cells = np.full((len(rows[1]), len(columns[1])), np.nan)
-    for (i, a), (j, b) in itertools.product(enumerate(rows[1]), enumerate(columns[1])):
-        found = [accuracy for values, accuracy in trials if values[rows[0]] == a and values[columns[0]] == b]
+    """(R + 1, C + 1) means over trials with each pair of values, and at the end with any; NaN where there are none."""
+    cells = np.full((len(rows[1]) + 1, len(columns[1]) + 1), np.nan)
+    for (i, a), (j, b) in itertools.product(enumerate([*rows[1], None]), enumerate([*columns[1], None])):
+        found = [v for values, v in trials if a in (None, values[rows[0]]) and b in (None, values[columns[0]])]
         if found:
             cells[i, j] = np.mean(found)
     return cells

@@ -57,7 +57,7 @@ class GridPlan:
     """``grid_search.json``; ``winner`` has the chosen values and the runs with them, over seeds."""
 
     name: str
-    space: dict[str, list[Any]]
+    space: dict[str, Any]
     sampler: str | None
     dataset: str | None
     command: str | None
@@ -134,7 +134,7 @@ def _grid(values: dict[str, Any]) -> GridPlan:
     winner = values.get("winner")
     return GridPlan(
         name=values["name"],
-        space={name: list(choices) for name, choices in values["space"].items()},
+        space=dict(values["space"]),
         sampler=values.get("sampler"),
         dataset=values.get("dataset"),
         command=shown_command(values.get("command")),

@@ -5,8 +5,11 @@ Accuracies and their differences are fractions in [0, 1], times are seconds; wha
 
 from __future__ import annotations
 
+import dataclasses
+import types
+import typing
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from convmixer.utils.metrics import MainEffect, MeanInterval, Verdict
 
@@ -139,7 +142,8 @@ class GridRecord:
     """A grid search: its trials, what they say of each parameter, and the winner trained again over seeds."""
 
     name: str
-    space: dict[str, list[Any]]
+    space: dict[str, Any]
+    """For each parameter the list of its values, or low, high and log of its range."""
     sampler: str | None
     dataset: str | None
     command: str | None
@@ -165,6 +169,28 @@ class StudyRecord:
         """Plain values for JSON."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, values: Any) -> Self:
+        """The inverse of :meth:`to_dict`, also after JSON, which has lists for tuples."""
+        record: Self = _built(cls, values)
+        return record
+
     def run(self, path: str) -> RunRow:
         """The run in the directory ``path``."""
         return next(run for run in self.runs if run.path == path)
+
+
+def _built(hint: Any, value: Any) -> Any:
+    """``value`` as ``hint`` asks: a dataclass from a mapping, a tuple from a list; None and plain values as they are."""
+    if value is None or hint is Any:
+        return value
+    if isinstance(hint, types.UnionType):
+        (hint,) = (option for option in typing.get_args(hint) if option is not type(None))
+    if dataclasses.is_dataclass(hint):
+        hints = typing.get_type_hints(hint)
+        return hint(**{name: _built(hints[name], item) for name, item in value.items()})  # type: ignore[operator]
+    if typing.get_origin(hint) is tuple:
+        return tuple(_built(typing.get_args(hint)[0], item) for item in value)
+    if typing.get_origin(hint) is dict:
+        return {name: _built(typing.get_args(hint)[1], item) for name, item in value.items()}
+    return value

@@ -188,7 +188,7 @@ def trials(grid: GridRecord) -> Table:
 
 def _value_cell(value: Any) -> Cell:
     number = value if isinstance(value, int | float) else str(value)
-    return Cell(f"{value:g}" if isinstance(value, float) else str(value), value=number)
+    return Cell(f"{value:.3g}" if isinstance(value, float) else str(value), value=number)
 
 
 def runs(record: StudyRecord) -> Table:

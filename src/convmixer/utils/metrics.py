@@ -303,6 +303,17 @@ def main_effects(trials: Sequence[tuple[Mapping[str, Any], float]]) -> list[Main
     return sorted(effects, key=lambda effect: -effect.share)
 
 
+def quarters(values: Sequence[float]) -> list[float]:
+    """Values drawn from a range, each replaced by the median of its quarter of them, so that they form groups.
+
+    Equal values stay together.
+    """
+    ordered = sorted(values)
+    quarter = {value: 4 * index // len(ordered) for index, value in enumerate(ordered)}
+    medians = {number: statistics.median(v for v in ordered if quarter[v] == number) for number in quarter.values()}
+    return [medians[quarter[value]] for value in values]
+
+
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     """Indices of the (cost, value) pairs that no other pair beats, by rising cost.
 

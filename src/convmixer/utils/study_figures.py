@@ -145,14 +145,14 @@ def differences(points: Sequence[DifferencePoint], other: str) -> Figure:
 
 
 def heat_map(cells: ArrayLike, rows: tuple[str, Sequence[Any]], columns: tuple[str, Sequence[Any]]) -> Figure:
-    """Mean accuracies for pairs of values, with the means of each row and column at its margins.
+    """Mean accuracies for pairs of values; the last row and column are means over all values.
 
     Args:
-        cells: (R, C) fractions; NaN where nothing was measured.
+        cells: (R + 1, C + 1) fractions; NaN where nothing was measured.
         rows: what the rows are, and their R values.
         columns: likewise.
     """
-    values = with_margins(cells)
+    values = np.asarray(cells, dtype=np.float64)
     with styled() as new:
         import seaborn as sns
 
@@ -180,34 +180,25 @@ def heat_map(cells: ArrayLike, rows: tuple[str, Sequence[Any]], columns: tuple[s
     return figure
 
 
-def with_margins(cells: ArrayLike) -> NDArray[np.float64]:
-    """(R, C) → (R + 1, C + 1): the mean of each row, of each column and of all, over what is not NaN."""
-    values = np.asarray(cells, dtype=np.float64)
-    known = ~np.isnan(values)
-    sums, counts = np.pad(np.nan_to_num(values), (0, 1)), np.pad(known.astype(int), (0, 1))
-    for totals in (sums, counts):
-        totals[-1] = totals.sum(axis=0)
-        totals[:, -1] = totals.sum(axis=1)
-    table: NDArray[np.float64] = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-    return table
-
-
-def marginal(name: str, trials: Sequence[tuple[Any, float]]) -> Figure:
-    """Accuracy of every trial over one parameter's values, and the mean of each value.
+def marginal(name: str, trials: Sequence[tuple[float, float]], means: Sequence[tuple[float, float]]) -> Figure:
+    """Accuracy of every trial over one parameter's values, and the means of groups of values.
 
     Args:
         name: of the parameter.
         trials: its value and the accuracy, a fraction.
+        means: centre and mean accuracy of each group, by rising centre.
     """
-    values = sorted({value for value, _ in trials}, key=lambda v: (isinstance(v, str), v))
-    place = {value: i for i, value in enumerate(values)}
-    means = [np.mean([accuracy for value, accuracy in trials if value == chosen]) for chosen in values]
+    values, centres = [value for value, _ in trials], [centre for centre, _ in means]
     with styled() as new:
         figure = new(figsize=(_WIDTH, 3.0), layout="constrained")
         axes = figure.add_subplot()
-        axes.plot([place[v] for v, _ in trials], [a for _, a in trials], "o", color=BLUE, alpha=0.45, label="a trial")
-        axes.plot(range(len(values)), means, color=ORANGE, marker="D", markersize=5, label="mean")
-        axes.set_xticks(range(len(values)), [_shown(value) for value in values], rotation=0 if len(values) < 8 else 90)
+        axes.plot(values, [a for _, a in trials], "o", color=BLUE, alpha=0.45, label="a trial")
+        axes.plot(centres, [mean for _, mean in means], color=ORANGE, marker="D", markersize=5, label="mean")
+        if min(values) > 0 and max(values) >= 4 * min(values):
+            axes.set_xscale("log")
+        if set(values) == set(centres):
+            axes.set_xticks(centres, [_shown(centre) for centre in centres])
+            axes.set_xticks([], minor=True)
         axes.set(xlabel=name, ylabel="validation accuracy")
         axes.margins(x=0.1)
         _percent(axes.yaxis)
@@ -324,4 +315,4 @@ def _legend_below(figure: Figure, entries: int) -> None:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
