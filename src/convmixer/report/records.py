@@ -181,7 +181,7 @@ class StudyRecord:
 
 
 def _built(hint: Any, value: Any) -> Any:
-    """``value`` as ``hint`` asks: a dataclass from a mapping, a tuple from a list; None and plain values as they are."""
+    """``value`` as ``hint`` asks: a dataclass from a mapping, tuples from lists; None and plain values as they are."""
     if value is None or hint is Any:
         return value
     if isinstance(hint, types.UnionType):
