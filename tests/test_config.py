@@ -84,6 +84,12 @@ def test_identity_ignores_what_does_not_change_the_result() -> None:
         ({"eval_every": 0}, "--eval-every"),
         ({"optimizer": "adam"}, "did you mean 'adamw'"),
         ({"flip": "yes"}, "--flip"),
+        ({"flip_mode": "alternate"}, "did you mean 'alternating'"),
+        ({"crop_fill": "mirror"}, "--crop-fill"),
+        ({"cutout": -1}, "--cutout"),
+        ({"mixup": -0.1}, "--mixup"),
+        ({"cutmix": float("nan")}, "--cutmix"),
+        ({"mix_probability": 1.1}, "--mix-probability"),
         ({"variant": "bn", "dim": 15}, "1, 3, 5, 15"),
     ],
 )

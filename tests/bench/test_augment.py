@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from convmixer.bench import augment, pillow
+from convmixer.bench.settings import BenchConfig
 from convmixer.cli import main
 from convmixer.data.augment import Augment
 from convmixer.presets import run_config
@@ -47,6 +48,19 @@ def test_records_of_a_small_run(tmp_path: Any, capsys: pytest.CaptureFixture[str
     table = capsys.readouterr().out
     assert "Pillow, 2 workers" in table
     assert "waiting" in table
+
+
+@pytest.mark.parametrize("flag", ["--explain", "--sweep=dim", "--plot=picture.png"])
+def test_what_is_about_networks_is_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "--what", "augment", *flag.split("=")])
+    assert stop.value.code == 2
+    assert "add train or infer" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_networks_do_the_rest() -> None:
+    assert BenchConfig(what=("augment", "infer")).work == ("infer",)
+    assert BenchConfig().work == ("train", "infer")
 
 
 class Slow:
