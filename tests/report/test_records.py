@@ -12,6 +12,7 @@ import pytest
 import scipy.stats
 
 from convmixer.errors import InputError
+from convmixer.report import tables
 from convmixer.report.collect import collect
 from convmixer.report.compare import LOOSE, summarize
 from convmixer.report.grid import grouped
@@ -141,10 +142,13 @@ def test_a_single_run(loose: Path) -> None:
 
 def test_further_accuracies_are_taken_up(loose: Path) -> None:
     path = loose / "base-0" / "summary.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"raw_val_accuracy": 0.25}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"raw_val_accuracy": 0.25, "test_accuracy_tta": 0.5}))
     record = summarize(collect(loose), "")
-    assert record.run("base-0").further == {"raw_val_accuracy": 0.25}
+    assert record.run("base-0").further == {"raw_val_accuracy": 0.25, "test_accuracy_tta": 0.5}
     assert record.experiments[0].rows[0].further["raw_val_accuracy"].mean == 0.25
+    for table in (tables.runs(record), tables.figures(record.experiments[0])):
+        shown = dict(zip(table.headers, table.rows[0], strict=True))
+        assert (shown["Raw val accuracy"].value, shown["Test accuracy tta"].value) == (0.25, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +181,13 @@ def test_a_crashed_run_says_why(loose: Path) -> None:
     (loose / "base-1" / "error.txt").write_text("Traceback …\nMemoryError: no room\n")
     run = collect(loose).runs["base-1"].row
     assert (run.status, run.message) == ("crashed", "MemoryError: no room")
+
+
+def test_experiments_come_in_the_documents_order(loose: Path) -> None:
+    for name in ("another", "classifier", "hidden_dim"):
+        write(loose / "experiments" / f"{name}.json", experiment(name, [{"label": "a", "changes": {}, "runs": []}]))
+    record = summarize(collect(loose), "")
+    assert [e.name for e in record.experiments] == ["hidden_dim", "classifier", "another"]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"name": "x"}', '{"name": "x", "rows": [{"label": "a"}]}'])

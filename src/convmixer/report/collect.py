@@ -133,7 +133,7 @@ def _row(
         further={
             name: value
             for name, value in figures.items()
-            if name.endswith("accuracy") and name not in _SHOWN and value is not None
+            if "accuracy" in name and name not in _SHOWN and value is not None
         },
         **named,
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from convmixer.errors import InputError
+from convmixer.experiments import EXPERIMENTS
 from convmixer.report.records import DocumentFigures
 
 T = TypeVar("T")
@@ -71,7 +72,7 @@ def read_plans(root: Path) -> tuple[list[ExperimentPlan], GridPlan | None, list[
     problems: list[str] = []
     experiments = [
         plan
-        for path in sorted((root / "experiments").glob("*.json"))
+        for path in sorted((root / "experiments").glob("*.json"), key=_place)
         if (plan := _parsed(root, path, _experiment, problems)) is not None
     ]
     return experiments, _parsed(root, root / "grid_search.json", _grid, problems), problems
@@ -96,6 +97,12 @@ def shown_command(words: Sequence[str] | None) -> str | None:
         return None
     program = "convmixer" if Path(words[0]).name == "__main__.py" else Path(words[0]).name
     return shlex.join([program, *map(str, words[1:])])
+
+
+def _place(path: Path) -> tuple[int, str]:
+    """The order of the registry, in which the original document's experiments come first; then that of names."""
+    known = list(EXPERIMENTS)
+    return known.index(path.stem) if path.stem in known else len(known), path.stem
 
 
 def _parsed(root: Path, path: Path, parse: Callable[[Any], T], problems: list[str]) -> T | None:

@@ -51,7 +51,7 @@ class RunRow:
     used_by: tuple[str, ...] = ()
     """The rows that it belongs to, as ``experiment: row``."""
     further: dict[str, float] = field(default_factory=dict)
-    """Other accuracies in its summary, such as those of averaged weights."""
+    """Other accuracies in its summary, such as those over several views of each test image."""
 
 
 @dataclass(frozen=True, kw_only=True)

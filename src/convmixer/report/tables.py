@@ -193,12 +193,15 @@ def _value_cell(value: Any) -> Cell:
 
 def runs(record: StudyRecord) -> Table:
     """Every run with its figures, its directory and the command that repeats it."""
-    headers = ("Run", "Used by", "Status", "Model", "Data", "Seed", "Epochs", "Test", "Validation", "Train", "Loss",
-               "Calibration", "Epoch time", "Parameters", "Engine", "Commit", "Repeat with")  # fmt: skip
-    return Table("All runs", headers, tuple(map(_run_row, record.runs)), tuple(run.path for run in record.runs))
+    further = tuple(dict.fromkeys(name for run in record.runs for name in run.further))
+    headers = ("Run", "Used by", "Status", "Model", "Data", "Seed", "Epochs", "Test", "Validation", "Train",
+               *map(_named, further), "Loss", "Calibration", "Epoch time", "Parameters", "Engine", "Commit",
+               "Repeat with")  # fmt: skip
+    rows = tuple(_run_row(run, further) for run in record.runs)
+    return Table("All runs", headers, rows, tuple(run.path for run in record.runs))
 
 
-def _run_row(run: RunRow) -> tuple[Cell, ...]:
+def _run_row(run: RunRow, further: tuple[str, ...]) -> tuple[Cell, ...]:
     status = f"{run.status}: {run.message}" if run.message else run.status
     epochs = f"{run.selected_epoch} of {run.epochs}" if run.selected_epoch else count(run.epochs)
     engine = " ".join(filter(None, (run.engine, run.precision)))
@@ -213,6 +216,7 @@ def _run_row(run: RunRow) -> tuple[Cell, ...]:
         Cell(percent(run.test_accuracy), value=run.test_accuracy),
         Cell(percent(run.val_accuracy), value=run.val_accuracy),
         Cell(percent(run.train_accuracy), value=run.train_accuracy),
+        *(Cell(percent(run.further.get(name)), value=run.further.get(name)) for name in further),
         Cell(NOTHING if run.test_loss is None else f"{run.test_loss:.4f}", value=run.test_loss),
         Cell(percent(run.calibration_error), value=run.calibration_error),
         Cell(duration(run.epoch_seconds), value=run.epoch_seconds),
