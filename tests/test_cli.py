@@ -271,6 +271,32 @@ def test_photographs_of_any_kind(convmixer: Run, trained: Path, tmp_path: Path) 
     assert (status, len(out.splitlines())) == (0, 5), err
 
 
+# Searches
+
+
+def test_grid_search(convmixer: Run) -> None:
+    line = ("grid-search", *TINY, "--values", "lr=0.01,0.1", "--values", "wd=0.1", "--seeds", 2)
+    status, out, err = convmixer(*line)
+    assert status == 0, err
+    for part in ("mean val accuracy", "winner: lr", "mean ± sd"):
+        assert part in out
+    assert "2 of 2: lr 0.1, weight_decay 0.1: val" in err
+    (folder,) = Path("results/grid_search").iterdir()
+    content = json.loads((folder / "grid_search.json").read_text())
+    assert [row["values"] for row in content["trials"]] == [{"lr": lr, "weight_decay": 0.1} for lr in (0.01, 0.1)]
+    status, out, err = convmixer(*line, "--json")  # finds itself again, and has nothing left to do
+    assert (status, err) == (0, "")
+    assert json.loads(out)["trials"] == content["trials"]
+
+
+def test_a_search_without_a_winner_fails(convmixer: Run) -> None:
+    hopeless = ("--clip-norm", 0, "--warmup-epochs", 0, "--epochs", 3, "--out", "search")
+    status, out, err = convmixer("grid-search", *TINY, "--values", "lr=1e30", *hopeless)
+    assert status == 1
+    assert "diverged" in out
+    assert "no winner" in err
+
+
 # Lists
 
 
@@ -355,6 +381,12 @@ def test_experiment(convmixer: Run) -> None:
         ("experiment all --seeds 0", "--seeds: 0"),
         ("experiment all --profile smok", "smok"),
         ("experiment classifier --profile smoke --dataset folder:nowhere", "nowhere"),
+        ("grid-search --search-space lr,depht", "did you mean 'depth'"),
+        ("grid-search --values lr=0.1..0.2", "needs a list"),
+        ("grid-search --sampler tpee", "tpe"),
+        ("grid-search --storage sqlite:///trials --dataset digits --epochs 1", "'sqlite' is not a kind"),
+        ("grid-search --protocol original", "held-out"),
+        ("grid-search --model convmixr", "did you mean 'convmixer'"),
         ("trian", "train"),
     ],
 )

@@ -91,6 +91,8 @@ def test_every_number_that_decides_the_result_can_be_searched() -> None:
         ({"seeds": -1}, "--seeds: -1"),
         ({"trial_seeds": 0}, "--trial-seeds: 0"),
         ({"workers": 0}, "--workers: 0"),
+        ({"workers": "2"}, "--workers: expected int, got '2'"),
+        ({"values": "lr=0.1"}, "--values: expected several"),
     ],
 )
 def test_bad_settings_get_a_sentence(settings: dict[str, object], message: str) -> None:

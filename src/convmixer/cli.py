@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from convmixer.experiments.suite import Study
     from convmixer.report.records import StudyRecord
     from convmixer.training.evaluate import RunEvaluation
-    from convmixer.training.grid_search import Marginal, SearchResult
     from convmixer.training.run_dir import Summary
 
 _DESCRIPTION = "Train, evaluate and use ConvMixer image classifiers. Every command has its own --help."
@@ -254,7 +253,7 @@ class GridSearch:
 
     def execute(self) -> int:
         """Runs the command; returns the exit status: 1 if a run crashed, or none finished."""
-        from convmixer.training.grid_search import default_search_path, grid_search, marginals
+        from convmixer.training.grid_search import default_search_path, grid_search, tables
 
         out = self.out or default_search_path(self.run, self.search)
         try:
@@ -265,7 +264,8 @@ class GridSearch:
         if self.json:
             print((out / "grid_search.json").read_text(encoding="utf-8"), end="")
         else:
-            _print_search(result, marginals(result.records, self.search), out)
+            for table in tables(result, self.search, str(out)):
+                Console().print(table)
         failed = [record for record in result.records if record.state == "failed"]
         for record in failed:
             reason = f"{out / record.path} crashed, its error.txt says why; the same command tries it again."
@@ -560,32 +560,3 @@ def _print_report(record: StudyRecord) -> None:
     for (name, _), cells in zip(rows, tables.summary([row for _, row in rows], "").rows, strict=True):
         table.add_row(name, *(cell.text for cell in cells))
     Console().print(table)
-
-
-def _print_search(result: SearchResult, marginals: Sequence[Marginal], out: Path) -> None:
-    import statistics
-
-    console = Console()
-    names = list(result.records[0].values)
-    trials = Table(*names, "seed", "val accuracy", "epoch", "state", "run", title=str(out))
-    for record in sorted(result.records, key=lambda record: -(record.val_accuracy or 0.0)):
-        seconds = "–" if record.epoch_seconds is None else f"{record.epoch_seconds:.1f} s"
-        figures = (str(record.seed), _percent(record.val_accuracy), seconds, record.state, Path(record.path).name)
-        trials.add_row(*(f"{record.values[name]:.6g}" for name in names), *figures)
-    console.print(trials)
-    values = Table("field", "value", "finished runs", "mean val accuracy", "best")
-    for row in marginals:
-        values.add_row(row.name, f"{row.value:.6g}", str(row.runs), _percent(row.mean), _percent(row.best))
-    if marginals:
-        console.print(values)
-    if result.winner is None:
-        return
-    table = Table(title="winner: " + ", ".join(f"{name} {value:.6g}" for name, value in result.winner.items()))
-    for column in ("seed", "val accuracy", "test accuracy"):
-        table.add_column(column)
-    for run in result.runs:
-        table.add_row(str(run.seed), _percent(run.val_accuracy), _percent(run.test_accuracy))
-    tested = [run.test_accuracy for run in result.runs if run.test_accuracy is not None]
-    if len(tested) > 1:
-        table.add_row("mean ± sd", "", f"{statistics.fmean(tested):.2%} ± {100 * statistics.stdev(tested):.2f}")
-    console.print(table)

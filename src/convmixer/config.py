@@ -40,7 +40,7 @@ _hints = functools.cache(typing.get_type_hints)
 """The types of a class's fields: finding them out takes longer than all else that is checked."""
 
 
-class _Checked:
+class Checked:
     """Refuses wrong types and values outside a field's choices; subclasses add what only they know."""
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class _Checked:
 
 
 def _coerce(name: str, value: Any, hint: Any) -> Any:
-    """``value`` as ``hint`` (a dataclass, Literal, scalar or scalar | None) asks; raises InputError otherwise."""
+    """``value`` as ``hint`` (a dataclass, Literal, scalar, scalar | None, tuple[…, ...]) asks, else InputError."""
     flag = _flag(name)
     if dataclasses.is_dataclass(hint):
         if isinstance(value, hint):  # type: ignore[arg-type]
@@ -71,6 +71,10 @@ def _coerce(name: str, value: Any, hint: Any) -> Any:
         if value is None:
             return None
         (hint,) = (option for option in typing.get_args(hint) if option is not type(None))
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (tuple, list)):
+            raise InputError(f"{flag}: expected several values, got {value!r}.")
+        return tuple(_coerce(name, item, typing.get_args(hint)[0]) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
@@ -98,7 +102,7 @@ def _within(config: object, low: float, high: float, *names: str, closed: bool =
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(_Checked):
+class ModelConfig(Checked):
     """The architecture. Number of classes and image channels come from the data."""
 
     variant: Variant = "base"
@@ -139,7 +143,7 @@ def _divisors(number: int, limit: int = 64) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig(_Checked):
+class DataConfig(Checked):
     """Which images, and how they are split."""
 
     dataset: str = "cifar10"
@@ -168,7 +172,7 @@ class DataConfig(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AugmentConfig(_Checked):
+class AugmentConfig(Checked):
     """Random changes to training images, in the order of these fields."""
 
     crop: Crop = "none"
@@ -215,7 +219,7 @@ class AugmentConfig(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(_Checked):
+class TrainConfig(Checked):
     """The optimisation: a learning rate that changes every step, and what is done with it."""
 
     epochs: int = 25
@@ -281,7 +285,7 @@ class TrainConfig(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(_Checked):
+class RunConfig(Checked):
     """Everything needed to repeat a run."""
 
     model: str = "convmixer"

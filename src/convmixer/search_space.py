@@ -8,11 +8,11 @@ import itertools
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from convmixer.config import RunConfig, sections
+from convmixer.config import Checked, RunConfig, sections
 from convmixer.errors import InputError, nearest
 
 Sampler = Literal["grid", "tpe", "random"]
@@ -74,7 +74,7 @@ Dimension = Choice | Range
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchConfig:
+class SearchConfig(Checked):
     """How a search goes about."""
 
     search_space: str | None = None
@@ -100,21 +100,13 @@ class SearchConfig:
     """Where Optuna keeps the trials: a file in --out by default; postgresql://user@host/database for several machines,
     which share --out as well."""
 
-    def __post_init__(self) -> None:
-        for name, choices in (("sampler", Sampler), ("pruner", Pruner)):
-            value = getattr(self, name)
-            if value not in typing.get_args(choices):
-                raise InputError(
-                    f"--{name}: {value!r} is not one of its values; {nearest(value, typing.get_args(choices))}"
-                )
+    def _problems(self) -> Iterator[str]:
         for name, least in (("trial_seeds", 1), ("seeds", 0), ("workers", 1), ("trials", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise InputError(f"--{name.replace('_', '-')}: {value} is out of range; give at least {least}.")
+                yield f"--{name.replace('_', '-')}: {value} is out of range; give at least {least}."
         if self.sampler == "grid" and self.trials is not None:
-            raise InputError(
-                "--trials: a grid tries every combination; leave it out, or choose --sampler tpe or random."
-            )
+            yield "--trials: a grid tries every combination; leave it out, or choose --sampler tpe or random."
         self.space()
 
     def space(self) -> tuple[Dimension, ...]:

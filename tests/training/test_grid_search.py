@@ -161,7 +161,7 @@ def lose(out: Path) -> None:
 
 def lose_everything_but_the_runs(out: Path) -> None:
     for file in out.iterdir():
-        if file.name == ".members":
+        if file.name == ".search":
             shutil.rmtree(file)
         elif file.name != "runs":
             file.unlink()

@@ -241,7 +241,7 @@ def test_two_processes_on_one_grid_through_postgresql(
     assert set(processes_of(out)) == {process.pid for process in both}
     assert not (out / JOURNAL).exists()
 
-    name = (out / ".study").read_text()
+    name = (out / ".search" / "name").read_text()
     storage = open_storage(postgresql, out)
     trials = optuna.load_study(study_name=name, storage=storage).get_trials()
     assert len(trials) == 27

@@ -20,11 +20,12 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.table import Table
 
 from convmixer.config import RunConfig
 from convmixer.data import Dataset
 from convmixer.errors import InputError, Interrupted
-from convmixer.search_space import Choice, Number, SearchConfig, Values
+from convmixer.search_space import Choice, Number, SearchConfig, Values, describe
 from convmixer.training.run_dir import Summary, default_path
 from convmixer.training.runtime import Interruption, without_passwords
 from convmixer.training.search import Search, TrialRecord
@@ -112,6 +113,32 @@ def marginals(records: Sequence[TrialRecord], settings: SearchConfig) -> list[Ma
             mean, best = (statistics.fmean(found), max(found)) if found else (None, None)
             rows.append(Marginal(dimension.name, value, len(found), mean, best))
     return rows
+
+
+def tables(result: SearchResult, settings: SearchConfig, title: str) -> list[Table]:
+    """For people: all runs, the best first; what each listed value is worth; the winner over seeds."""
+    names = [dimension.name for dimension in settings.space()]
+    runs = Table(*names, "seed", "val accuracy", "epoch", "state", "run", title=title)
+    for record in sorted(result.records, key=lambda record: -(record.val_accuracy or 0.0)):
+        seconds = "–" if record.epoch_seconds is None else f"{record.epoch_seconds:.1f} s"
+        figures = (str(record.seed), _percent(record.val_accuracy), seconds, record.state, Path(record.path).name)
+        runs.add_row(*(f"{record.values[name]:.6g}" for name in names), *figures)
+    worth = Table("field", "value", "finished runs", "mean val accuracy", "best")
+    for row in marginals(result.records, settings):
+        worth.add_row(row.name, f"{row.value:.6g}", str(row.runs), _percent(row.mean), _percent(row.best))
+    if result.winner is None:
+        return [runs, worth]
+    winner = Table("seed", "val accuracy", "test accuracy", title=f"winner: {describe(result.winner)}")
+    for run in result.runs:
+        winner.add_row(str(run.seed), _percent(run.val_accuracy), _percent(run.test_accuracy))
+    tested = [run.test_accuracy for run in result.runs if run.test_accuracy is not None]
+    if len(tested) > 1:
+        winner.add_row("mean ± sd", "", f"{statistics.fmean(tested):.2%} ± {100 * statistics.stdev(tested):.2f}")
+    return [runs, worth, winner]
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2%}"
 
 
 def _part(

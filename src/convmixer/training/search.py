@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 import secrets
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.trial import Trial, TrialState
@@ -23,18 +22,17 @@ from convmixer.config import RunConfig
 from convmixer.data import Dataset
 from convmixer.errors import InputError, Interrupted
 from convmixer.files import write_atomic
-from convmixer.search_space import Number, SearchConfig, Values, describe, document_figures
+from convmixer.search_space import SearchConfig, Values, describe, document_figures
+from convmixer.training.ledger import Ledger, State
 from convmixer.training.loop import PrunedError
-from convmixer.training.pool import RunCrashedError, RunPool
-from convmixer.training.run_dir import EpochRecord, RunDir, Summary, config_differences
+from convmixer.training.pool import RunCrashedError
+from convmixer.training.run_dir import EpochRecord, Summary, config_differences
 from convmixer.training.sampling import distributions, pruner, sampler
 from convmixer.training.search_storage import Members, close_storage, exclusive, open_storage, start_anew
 
 RECORDS = "grid_search.json"
 _POLL_SECONDS = 0.2
 _WORST = 0.0  # what a diverged run is worth to a sampler
-
-State = Literal["finished", "pruned", "diverged", "failed", "running"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,27 +87,30 @@ class Search:
         self.base, self.settings, self.out = base, settings.check(base), out
         self.command, self.dataset, self.tell = list(command), dataset, tell
         self.space = settings.space()
-        self.pool = RunPool(out)
+        self.ledger = Ledger(base, settings, out)
         try:
             out.mkdir(parents=True, exist_ok=True)
-            self.members = Members(out / ".members")
+            self.own = out / ".search"
+            self.members = Members(self.own / "members")
         except OSError as error:
             raise InputError(
                 f"{out}: cannot be written to ({error.strerror or error}); choose another --out."
             ) from None
-        self.lock = exclusive(out / ".lock")
+        self.lock = exclusive(self.own / "lock")
         self.document = document_figures(self.space)
         self.winner: dict[str, Any] | None = None
-        self._planned: dict[tuple[Number, ...], list[RunConfig]] = {}
-        self._ended: dict[RunConfig, Summary] = {}
         self._known = self._read_records()
         with self.lock:
-            self.study = self._join()
+            try:
+                self.study = self._join()
+            except BaseException:
+                self.members.leave()
+                raise
         self._begun, self._done_before = time.monotonic(), self._count_done()
 
     # What was done before
 
-    def _read_records(self) -> list[dict[str, Any]]:
+    def _read_records(self) -> list[TrialRecord]:
         """The rows of ``grid_search.json``, if it is there and whole: they give trials their numbers, no more.
 
         Raises:
@@ -118,7 +119,7 @@ class Search:
         path = self.out / RECORDS
         try:
             old = json.loads(path.read_text(encoding="utf-8"))
-            rows, base = list(old["trials"]), RunConfig.from_dict(old["config"])
+            rows, base = [TrialRecord(**row) for row in old["trials"]], RunConfig.from_dict(old["config"])
             settings = [(name, old[name]) for name in ("sampler", "pruner", "trial_seeds")]
         except (OSError, ValueError, KeyError, TypeError, InputError):
             return []
@@ -137,7 +138,7 @@ class Search:
         Raises:
             InputError: the processes that are at it search something else.
         """
-        name_file = self.out / ".study"
+        name_file = self.own / "name"
         if not name_file.exists():
             write_atomic(name_file, f"convmixer-{secrets.token_hex(8)}")
         name, url = name_file.read_text(encoding="utf-8"), self.settings.storage
@@ -160,12 +161,12 @@ class Search:
         """Gives an empty study every known combination: first those with a result, then those that are to be tried."""
         left = []
         for number, values in self._combinations():
-            state = self._state(values)
+            state = self.ledger.state(values)
             if state is None:
                 left.append((number, values))
                 continue
             claim = self._ask(study, number, values)
-            for record in RunDir(self.pool.path(self._configs(values)[0])).metrics():
+            for record in self.ledger.epochs(values):
                 self._report(claim, record)
             self._conclude(study, claim, state)
         for number, values in left:
@@ -176,28 +177,10 @@ class Search:
         if self.settings.sampler == "grid":
             yield from enumerate(self.settings.points())
             return
-        rows = {row["number"]: row["values"] for row in self._known if self._contains(row["values"])}
+        rows = {row.number: row.values for row in self._known if self.ledger.contains(row.values)}
         yield from sorted(rows.items())
-        unlisted = [values for values in self._values_on_disk() if values not in rows.values()]
+        unlisted = [values for values in self.ledger.values_on_disk() if values not in rows.values()]
         yield from enumerate(unlisted, max(rows, default=-1) + 1)
-
-    def _values_on_disk(self) -> list[Values]:
-        """The combinations that have a run directory, the oldest first."""
-        found = []
-        for folder in (self.out / "runs").glob("*/"):
-            try:
-                config = RunDir.existing(folder).config()
-                started = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["started"]
-            except (InputError, OSError, ValueError, KeyError):
-                continue  # killed before it began
-            flat = config.identity()
-            values = {dimension.name: flat[dimension.name] for dimension in self.space}
-            if self._contains(values) and self.pool.path(self._configs(values)[0]) == folder:
-                found.append((started, folder.name, values))
-        return [values for *_, values in sorted(found, key=lambda row: row[:2])]
-
-    def _contains(self, values: Values) -> bool:
-        return all(dimension.contains(values.get(dimension.name)) for dimension in self.space)
 
     def leave(self) -> None:
         """Ends this process's part."""
@@ -216,7 +199,7 @@ class Search:
         while claim := self._claim():
             try:
                 self._train(claim)
-                state: State = self._state(claim.values) or "failed"
+                state: State = self.ledger.state(claim.values) or "failed"
             except RunCrashedError as error:
                 self.tell(str(error))
                 state = "failed"
@@ -274,7 +257,7 @@ class Search:
         return _Claim(trial, int(trial.user_attrs["number"]), dict(trial.user_attrs["values"]))
 
     def _train(self, claim: _Claim) -> None:
-        first, *others = self._configs(claim.values)
+        first, *others = self.ledger.configs(claim.values)
 
         def report(record: EpochRecord) -> None:
             if self._report(claim, record) and record.epoch < first.train.epochs:
@@ -282,10 +265,10 @@ class Search:
                     f"after epoch {record.epoch}, with a validation accuracy of {record.val_accuracy:.2%}"
                 )
 
-        summary = self.pool.run(first, dataset=self.dataset, test=False, report=report, prunable=True)
+        summary = self.ledger.pool.run(first, dataset=self.dataset, test=False, report=report, prunable=True)
         for config in others:
             if summary.status == "finished":
-                summary = self.pool.run(config, dataset=self.dataset, test=False)
+                summary = self.ledger.pool.run(config, dataset=self.dataset, test=False)
 
     def _report(self, claim: _Claim, record: EpochRecord) -> bool:
         """Tells Optuna of an epoch; returns whether it would end the run."""
@@ -296,38 +279,13 @@ class Search:
 
     def _conclude(self, study: optuna.Study, claim: _Claim, state: State) -> None:
         if state == "finished":
-            study.tell(claim.trial, self._accuracy(claim.values))
+            study.tell(claim.trial, self.ledger.accuracy(claim.values))
         elif state == "diverged":
             study.tell(claim.trial, _WORST)
         else:
             study.tell(claim.trial, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
 
     # Results
-
-    def _configs(self, values: Values, seeds: int | None = None) -> list[RunConfig]:
-        """The runs of a combination, ``trial_seeds`` unless said otherwise."""
-        key = (*values.values(), self.settings.trial_seeds if seeds is None else seeds)
-        if key not in self._planned:
-            self._planned[key] = [self.base.replace(**values, seed=self.base.seed + i) for i in range(int(key[-1]))]
-        return self._planned[key]
-
-    def _summary(self, config: RunConfig) -> Summary | None:
-        if config not in self._ended and (summary := self.pool.summary(config)):
-            self._ended[config] = summary
-        return self._ended.get(config)
-
-    def _state(self, values: Values) -> State | None:
-        """How a combination ended, by its run directories; None if it did not yet."""
-        summaries = [self._summary(config) for config in self._configs(values)]
-        for summary in summaries:
-            if summary is None or summary.status != "finished":
-                return summary.status if summary else None
-        return "finished"
-
-    def _accuracy(self, values: Values) -> float:
-        """Mean validation accuracy of a finished combination's runs."""
-        summaries = [self._summary(config) for config in self._configs(values)]
-        return statistics.fmean(s.val_accuracy for s in summaries if s and s.val_accuracy is not None)
 
     def _tried(self) -> dict[int, tuple[Values, TrialState]]:
         """The combinations that were begun, by number, and what Optuna knows of them."""
@@ -340,14 +298,14 @@ class Search:
         rows = []
         for number, (values, known) in self._tried().items():
             unended: State = "failed" if known is TrialState.FAIL else "running"
-            for config in self._configs(values):
-                summary = self._summary(config)
+            for config in self.ledger.configs(values):
+                summary = self.ledger.summary(config)
                 rows.append(
                     TrialRecord(
                         number=number,
                         values=values,
                         seed=config.seed,
-                        path=self._relative(config),
+                        path=self.ledger.relative(config),
                         state=summary.status if summary else unended,
                         val_accuracy=summary.val_accuracy if summary else None,
                         epoch_seconds=summary.epoch_seconds if summary else None,
@@ -357,8 +315,8 @@ class Search:
 
     def best(self) -> Values | None:
         """The finished combination with the highest mean validation accuracy, the first of equals."""
-        finished = [values for values, _ in self._tried().values() if self._state(values) == "finished"]
-        return max(finished, key=self._accuracy, default=None)
+        finished = [values for values, _ in self._tried().values() if self.ledger.state(values) == "finished"]
+        return max(finished, key=self.ledger.accuracy, default=None)
 
     def train_best(self) -> None:
         """Trains the best combination over its seeds; several processes share these runs.
@@ -368,8 +326,8 @@ class Search:
             InputError, Interrupted: as :meth:`work`.
         """
         if values := self.best():
-            runs = self._configs(values, self.settings.seeds)
-            for _, summary in self.pool.run_all(runs, dataset=self.dataset, test=False):
+            runs = self.ledger.configs(values, self.settings.seeds)
+            for _, summary in self.ledger.pool.run_all(runs, dataset=self.dataset, test=False):
                 if isinstance(summary, RunCrashedError):
                     raise summary
 
@@ -377,23 +335,20 @@ class Search:
         """Has the best combination trained, reads the test set for each of its runs, and completes the records."""
         self.train_best()
         if values := self.best():
-            configs = self._configs(values, self.settings.seeds)
-            with exclusive(self.out / ".winner.lock"):  # one process reads the test set, once
+            configs = self.ledger.configs(values, self.settings.seeds)
+            with exclusive(self.own / "winner.lock"):  # one process reads the test set, once
                 for config in configs:
-                    self._ended[config] = self.pool.run(config, dataset=self.dataset)
-            runs = [{"seed": config.seed, "path": self._relative(config)} for config in configs]
+                    self.ledger.pool.run(config, dataset=self.dataset)
+            runs = [{"seed": config.seed, "path": self.ledger.relative(config)} for config in configs]
             self.winner = {"values": values, "runs": runs}
         with self.lock:
             self._write()
 
     def winner_summaries(self) -> list[Summary]:
-        """The final figures of the winner's runs."""
+        """The final figures of the winner's runs, with those of the test set."""
         values = self.best()
-        configs = self._configs(values, self.settings.seeds) if values else []
-        return [summary for config in configs if (summary := self._summary(config))]
-
-    def _relative(self, config: RunConfig) -> str:
-        return self.pool.path(config).relative_to(self.out).as_posix()
+        configs = self.ledger.configs(values, self.settings.seeds) if values else []
+        return [summary for config in configs if (summary := self.ledger.pool.summary(config))]
 
     def _write(self) -> None:
         content = {
@@ -418,7 +373,7 @@ class Search:
     def _line(self, claim: _Claim, state: State) -> str:
         """What to say of a trial that ended."""
         done, total = self._count_done(), self.settings.count()
-        what = f"val {self._accuracy(claim.values):.2%}" if state == "finished" else state
+        what = f"val {self.ledger.accuracy(claim.values):.2%}" if state == "finished" else state
         here = done - self._done_before
         minutes = (time.monotonic() - self._begun) / 60 / max(1, here) * (total - done)
         left = f", about {minutes:.0f} min left" if minutes >= 1 else ""

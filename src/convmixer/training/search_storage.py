@@ -114,7 +114,7 @@ class Members:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.name = secrets.token_hex(8)
         self._own = exclusive(folder / self.name)
 
