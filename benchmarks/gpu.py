@@ -246,6 +246,7 @@ SLICES: dict[str, Slice] = {
         *("--models", "convmixer_256_8_k9", "convmixer_256_8_k5", "--what", "infer", "--batch-sizes", "512"),
         picture=True,
     ),
+    "bench-augment": bench("--what", "augment", "--batch-sizes", "512", tiny=("--models", "convmixer")),
     "authors-script": Slice("bench", authors_script, printed_records, minutes=3.0),
     "epoch-k5": one_run("epoch", "convmixer_256_8_k5", "reference", 5),
     "profile-k5": profile("convmixer_256_8_k5"),
