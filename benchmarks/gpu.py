@@ -38,8 +38,8 @@ PROGRAM = (sys.executable, "-m", "convmixer")
 STOP_SECONDS = 25.0  # before the end: time to write checkpoints
 SMALL_BYTES = 1_000_000  # of all in --out but raw/
 
-DOCUMENT = ("hidden_dim", "classifier", "bottleneck", "recipes")
-OTHERS = ("kernel_size", "patch_size", "depth_vs_width", "regularisation")
+DOCUMENT = ("recipes", "document")
+OTHERS = ("hidden_dim", "bottleneck", "kernel_size", "patch_size", "depth_vs_width", "regularisation")
 FEW = ("plain", "plain+fp16", "channels_last+bf16", "compile+bf16", "fast+bf16", "fast+graph+bf16", "auto+bf16")
 
 
@@ -101,7 +101,20 @@ def tests(options: Options, name: str) -> list[str]:
     """The tests that need a GPU; without one they are skipped."""
     folder = "tests/bench" if options.tiny else "tests"
     report = f"--junitxml={options.raw / f'{name}.xml'}"
-    return [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", report, folder]
+    return [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "gpu",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:benchmark",
+        report,
+        folder,
+    ]
 
 
 def authors_script(options: Options, name: str) -> list[str]:

@@ -105,7 +105,7 @@ def test_names() -> None:
     assert [experiment.name for experiment in experiments_named(["classifier"] * 2)] == ["classifier"]
     with pytest.raises(InputError, match="did you mean 'bottleneck'"):
         experiments_named(["botleneck"])
-    with pytest.raises(InputError, match="choose from hidden_dim"):
+    with pytest.raises(InputError, match="choose from document"):
         experiments_named([])
 
 

@@ -9,6 +9,7 @@ from convmixer.experiments import (
     bottleneck,
     classifier,
     depth_vs_width,
+    document,
     grid_search,
     hidden_dim,
     kernel_size,
@@ -23,6 +24,7 @@ __all__ = ["EXPERIMENTS", "PROFILES", "Document", "Experiment", "Profile", "Row"
 EXPERIMENTS: dict[str, Experiment | Search] = {
     module.EXPERIMENT.name: module.EXPERIMENT
     for module in (
+        document,
         hidden_dim,
         classifier,
         bottleneck,

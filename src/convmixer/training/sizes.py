@@ -7,7 +7,7 @@ from convmixer.data import DatasetInfo
 from convmixer.errors import InputError
 
 _STEPS = 40  # of an epoch, at least, where the batch size is left to the data
-_SMALLEST, _LARGEST = 16, 512
+_SMALLEST, _LARGEST = 16, 256
 _RISE = 0.6  # of the run, after which images are trained on in their full size
 
 
