@@ -253,6 +253,7 @@ class GridSearch:
 
     def execute(self) -> int:
         """Runs the command; returns the exit status: 1 if a run crashed, or none finished."""
+        from convmixer.training import RunCrashedError
         from convmixer.training.grid_search import default_search_path, grid_search, tables
 
         out = self.out or default_search_path(self.run, self.search)
@@ -261,6 +262,9 @@ class GridSearch:
         except Interrupted as stop:
             _ERRORS.print("Interrupted; the checkpoints are written, the same command continues.", highlight=False)
             return 128 + stop.signum
+        except RunCrashedError as error:
+            _ERRORS.print(f"{error}; the same command tries it again.", style="red", highlight=False, markup=False)
+            return 1
         if self.json:
             print((out / "grid_search.json").read_text(encoding="utf-8"), end="")
         else:

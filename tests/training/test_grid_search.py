@@ -271,6 +271,20 @@ def test_more_combinations_take_over_what_is_there(
     assert (starts(out) - before).total() == 3
 
 
+@pytest.mark.parametrize("settings", [SIX, SearchConfig(values=("lr=0.001..0.1",), sampler="random", trials=3)])
+def test_a_trial_whose_process_died_while_it_claimed_it_is_taken_over(
+    tmp_path: Path, digits: Dataset, settings: SearchConfig
+) -> None:
+    """Before it could say who it is, or which number the trial has."""
+    search = Search(BASE, settings, tmp_path, dataset=digits)
+    search.study.ask()
+    search.work()
+    search.leave()
+    assert [row.number for row in search.records()] == list(range(settings.count()))
+    assert {row.state for row in search.records()} == {"finished"}
+    assert set(starts(tmp_path).values()) == {1}
+
+
 # Refusals
 
 
@@ -320,6 +334,9 @@ def test_impossible_with_these_data(tmp_path: Path, digits: Dataset) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="choose another --out"):
         grid_search(BASE, SIX, tmp_path / "file" / "search", dataset=digits)
+    train(BASE, tmp_path / "run", dataset=digits)
+    with pytest.raises(InputError, match="is a run directory"):
+        grid_search(BASE, SIX, tmp_path / "run", dataset=digits)
 
 
 def test_a_search_without_a_name_finds_itself_again() -> None:

@@ -88,6 +88,8 @@ class Search:
         self.command, self.dataset, self.tell = list(command), dataset, tell
         self.space = settings.space()
         self.ledger = Ledger(base, settings, out)
+        if (out / "config.json").exists():
+            raise InputError(f"{out}: is a run directory; choose another --out for the search.")
         try:
             out.mkdir(parents=True, exist_ok=True)
             self.own = out / ".search"

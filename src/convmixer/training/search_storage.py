@@ -129,7 +129,7 @@ class Members:
 
     def is_alive(self, name: str) -> bool:
         """Whether the process that joined as ``name`` still is."""
-        if not (self.folder / name).exists():
+        if not (self.folder / name).is_file():
             return False
         try:
             with exclusive(self.folder / name).acquire(timeout=0):
