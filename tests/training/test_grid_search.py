@@ -285,6 +285,19 @@ def test_a_trial_whose_process_died_while_it_claimed_it_is_taken_over(
     assert set(starts(tmp_path).values()) == {1}
 
 
+def test_a_narrower_range_keeps_what_lies_within(tmp_path: Path, digits: Dataset) -> None:
+    wide, narrow = (
+        SearchConfig(values=(values,), sampler="random", trials=6, seeds=0) for values in ("lr=0..0.1", "lr=0..0.05")
+    )
+    first = {row.number: row.values["lr"] for row in grid_search(BASE, wide, tmp_path, dataset=digits).records}
+    kept = {number: lr for number, lr in first.items() if lr <= 0.05}
+    assert 0 < len(kept) < 6
+    second = {row.number: row.values["lr"] for row in grid_search(BASE, narrow, tmp_path, dataset=digits).records}
+    assert second | kept == second
+    assert (len(second), max(second.values()) <= 0.05) == (6, True)
+    assert len(starts(tmp_path)) == 12 - len(kept)
+
+
 # Refusals
 
 

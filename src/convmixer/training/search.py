@@ -243,8 +243,8 @@ class Search:
         trials = self.study.get_trials(deepcopy=False)
         if waiting := [t.user_attrs["number"] for t in trials if t.state is TrialState.WAITING]:
             return int(waiting[0])
-        number = len({t.user_attrs["number"] for t in trials if "number" in t.user_attrs})
-        return number if number < self.settings.count() else None
+        numbers = {int(t.user_attrs["number"]) for t in trials if "number" in t.user_attrs}
+        return max(numbers, default=-1) + 1 if len(numbers) < self.settings.count() else None
 
     def _ask(self, study: optuna.Study, number: int, values: Values | None = None) -> _Claim:
         """Claims the trial with these values, else the one that waits first, else draws one."""

@@ -77,7 +77,8 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
             "postgresql://user@host/database, or leave it out for a file in --out."
         )
     try:
-        return RDBStorage(f"postgresql+psycopg://{rest}")
+        # A connection may have been closed by the server while a run was trained.
+        return RDBStorage(f"postgresql+psycopg://{rest}", engine_kwargs={"pool_pre_ping": True})
     except ImportError:
         raise InputError(
             "--storage: PostgreSQL needs the package psycopg; pip install 'convmixer-lab[cluster]'."
