@@ -163,7 +163,7 @@ class Experiment:
     """
 
     names: tyro.conf.Positional[tuple[str, ...]]
-    """all, or some of hidden_dim, classifier, bottleneck, grid_search, recipes, kernel_size, patch_size,
+    """all, or some of document, hidden_dim, classifier, bottleneck, grid_search, recipes, kernel_size, patch_size,
     depth_vs_width, regularisation."""
     dataset: str = "cifar10"
     """digits, cifar10, cifar100, or folder:PATH."""
@@ -175,6 +175,8 @@ class Experiment:
     """How many runs of each row, with seeds from 0; by default what the profile says: 2, 3, 5."""
     out: Path | None = None
     """Directory of the study; by default results/PROFILE-DATASET."""
+    precision: Precision | None = None
+    """Number format, instead of the recipes' own."""
     device: Device = "auto"
     """Where to run."""
     json: bool = False
@@ -221,6 +223,7 @@ class Experiment:
             "seeds": seeds,
             "out": out,
         }
+        options |= {"precision": self.precision} if self.precision else {}
         flags = [text for flag, value in options.items() for text in (f"--{flag}", str(value))]
         return Study(
             out=out,
@@ -228,7 +231,7 @@ class Experiment:
             profile=profile,
             seeds=seeds,
             data=data,
-            common={"device": self.device},
+            common={"device": self.device} | ({"precision": self.precision} if self.precision else {}),
             command=("convmixer", "experiment", *self.names, *flags),
         )
 

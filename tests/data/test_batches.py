@@ -186,6 +186,7 @@ def test_the_meta_device_would_notice() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_a_gpu_gives_the_same_batches_and_never_waits(config: AugmentConfig) -> None:
     ours = batches(config, 60, 10)

@@ -198,6 +198,7 @@ def test_a_step_that_is_not_finite_anywhere_is_skipped_everywhere() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 def test_on_cuda_an_update_does_not_wait_and_learns(optimizer: str, precision: torch.dtype) -> None:
@@ -233,7 +234,7 @@ def test_on_cuda_a_captured_update_is_the_update(optimizer: str) -> None:
             captured(images, labels)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=side):
         result = captured(images, labels)
     for factor in (1.0, 0.5, 0.1):
         captured.set_learning_rate(factor)

@@ -53,20 +53,6 @@ def warm_up(step: Callable[[], object], device: torch.device, measure_seconds: f
     return max(_FEWEST[device.type], min(_MOST, math.ceil(measure_seconds / seconds)))
 
 
-def captured(step: Callable[[], object]) -> Callable[[], object]:
-    """The step as a CUDA graph: captured once, after three runs on another stream, replayed by the result."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay
-
-
 class Memory:
     """Rise of the memory in use from when this is made to its peak; 0 bytes where the system does not say.
 

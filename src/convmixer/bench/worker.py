@@ -17,6 +17,7 @@ import torch
 
 from convmixer.bench import timing
 from convmixer.bench.step import Job, step_of
+from convmixer.kernels import cuda_graph
 
 _TRIES, _PAUSE = 10, 2.0  # seconds; other processes that warm up give their GPU memory back soon
 
@@ -52,7 +53,7 @@ class Competitor:
 
     def _runnable(self) -> Callable[[], object]:
         """The step, or a graph of it. A graph is made for each measurement, as it keeps its memory while it lives."""
-        return timing.captured(self.step) if self.job.how.graph else self.step
+        return cuda_graph.captured(self.step, warm_up=3) if self.job.how.graph else self.step
 
     def _measure(self, step: Callable[[], object]) -> tuple[float, int]:
         if self.device.type == "cuda":

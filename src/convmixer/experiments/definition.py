@@ -111,7 +111,6 @@ PROFILES = {
             "kernel_size": 5,
             "patch_size": 4,
             "epochs": 10,
-            "batch_size": 128,
         },
         widest=256,
     ),

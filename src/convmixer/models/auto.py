@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from convmixer.kernels import measurements
+from convmixer.kernels import cuda_graph, measurements
 from convmixer.models import engine
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def measure(model: ConvMixer, x: Tensor, captured: bool = False) -> dict[str, fl
     def candidate(name: Literal["plain", "fast"]) -> Callable[[], object]:
         if not x.is_cuda:
             return lambda: run(name)
-        launch = _captured(lambda: run(name)) if captured else lambda: run(name)
+        launch = cuda_graph.captured(lambda: run(name)) if captured else lambda: run(name)
 
         def finish() -> None:
             launch()
@@ -87,19 +87,6 @@ def measure(model: ConvMixer, x: Tensor, captured: bool = False) -> dict[str, fl
         return measurements.interleaved(
             {"plain": candidate("plain"), "fast": candidate("fast")}, rounds=3, seconds=_PROBE_SECONDS
         )
-
-
-def _captured(run: Callable[[], object]) -> Callable[[], None]:
-    """``run`` as a CUDA graph."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    return graph.replay
 
 
 def _work(model: ConvMixer, x: Tensor) -> tuple[int, float]:
