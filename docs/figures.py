@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,19 +74,104 @@ def bench_table() -> str:
     return "\n".join(lines)
 
 
-def bench_records() -> str:
-    """All records of the committed benchmark, fastest first within each group."""
-    records = json.loads((ROOT / "results" / "cpu" / "bench" / "records.json").read_text(encoding="utf-8"))
+def bench_records(kind: str) -> str:
+    """All records of a committed benchmark, ``cpu`` or ``gpu``, fastest first within each group."""
+    records = [r for r in _records(kind, "bench") if r["what"] != "augment"]
     records.sort(key=lambda r: (r["what"] != "train", -r["kernel_size"], -r["images_per_second"]))
-    lines = ["| what | setting | img/s | range | ÷ plain | of GEMM peak | peak memory |", "| --- " * 7 + "|"]
+    fp16 = any(r.get("ratio_to_plain_fp16") for r in records)
+    names = [
+        "what",
+        "setting",
+        "img/s",
+        "range",
+        "÷ plain",
+        *(["÷ plain, float16"] * fp16),
+        "of GEMM peak",
+        "peak memory",
+    ]
+    lines = [f"| {' | '.join(names)} |", "| --- " * len(names) + "|"]
     for r in records:
         share = r["flops_per_second"] / r["gemm_flops_per_second"]
-        lines.append(
-            f"| {r['what']} k{r['kernel_size']} | {r['setting']} | {r['images_per_second']:.1f} "
-            f"| {r['slowest']:.1f} to {r['fastest']:.1f} | {r['ratio_to_plain']:.2f} | {share:.0%} "
-            f"| {r['peak_bytes'] / 2**20:.0f} MiB |"
-        )
+        digits = 0 if r["images_per_second"] >= 1000 else 1
+        cells = [f"{r['what']} k{r['kernel_size']}", r["setting"], f"{r['images_per_second']:.{digits}f}"]
+        cells += [f"{r['slowest']:.{digits}f} to {r['fastest']:.{digits}f}", f"{r['ratio_to_plain']:.2f}"]
+        cells += [f"{r['ratio_to_plain_fp16']:.2f}"] if fp16 else []
+        cells += [f"{share:.0%}", f"{r['peak_bytes'] / 2**20:.0f} MiB"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def gpu_table() -> str:
+    """Training on a GPU from the committed benchmark: the fast engine beside what else there is."""
+    records = [r for r in _records("gpu", "bench") if r["what"] == "train"]
+    names = ("plain", "plain+fp16", "channels_last+bf16", "timm+compile+bf16", "fast+bf16", "fast+graph+bf16")
+    lines = [f"| img/s, {records[0]['device_name']} | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
+    for kernel_size in sorted({r["kernel_size"] for r in records}):
+        rates = {r["setting"]: r["images_per_second"] for r in records if r["kernel_size"] == kernel_size}
+        cells = [f"{rates[name]:,.0f}" for name in names]
+        lines.append(f"| training step, k{kernel_size} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def augmentation() -> str:
+    """The augmentation on a GPU beside Pillow, and how long a training step waits for it."""
+    (record,) = (r for r in _records("gpu", "bench") if r["what"] == "augment")
+    return (
+        f"Batched: {record['images_per_second']:,.0f} img/s ({record['slowest']:,.0f} to {record['fastest']:,.0f}); "
+        f"Pillow in {record['pillow_workers']} processes in the same run: {record['pillow_images_per_second']:,.0f} "
+        f"({record['pillow_slowest']:,.0f} to {record['pillow_fastest']:,.0f}). A training step of "
+        f"{record['model']} takes {record['step_seconds'] * 1000:.2f} ms and waits {record['wait_share']:.2%} of it "
+        f"for its images. {record['device_name']}, batch {record['batch_size']}."
+    )
+
+
+def recipe_search(small: bool) -> str:
+    """The runs that the recipes were chosen by, of the small network or of 256/8, best first."""
+    runs = [r for r in _records("gpu", "recipe-search") if ("dim" in r["changes"]) == small]
+    lines = ["| round | settings | validation | training |", "| --- | --- | --- | --- |"]
+    for r in sorted(runs, key=lambda r: -max(r["val_accuracy"], r["raw_val_accuracy"] or 0.0)):
+        told = _recipe_text(r["changes"]) or f"`{r['recipe']}`"
+        raw = f" ({r['raw_val_accuracy']:.2%} without)" if r["raw_val_accuracy"] else ""
+        lines.append(f"| {r['round']} | {told} | {r['val_accuracy']:.2%}{raw} | {r['train_accuracy']:.2%} |")
+    return "\n".join(lines)
+
+
+def _recipe_text(changes: dict[str, Any]) -> str:
+    """The fields of a run that differ from those that most runs share."""
+    if "optimizer" not in changes:
+        return ""
+    rates = f"{changes['matrix_lr']:g} and " if changes["optimizer"] == "muon" else ""
+    words = [f"{changes['optimizer']} {rates}{changes['lr']:g}", f"wd {changes['weight_decay']:g}"]
+    words += [f"batch {changes['batch_size']}", f"{changes['schedule']}", f"smoothing {changes['label_smoothing']:g}"]
+    words += [f"RandAugment {changes['randaugment']}/{changes.get('randaugment_magnitude', 12)}"] * bool(
+        changes["randaugment"]
+    )
+    plain = (
+        "mixup",
+        "cutmix",
+        "mix_probability",
+        "erasing",
+        "cutout",
+        "ema_decay",
+        "drop_path",
+        "momentum",
+        "crop_scale",
+    )
+    words += [f"{name.replace('_', ' ')} {changes[name]:g}" for name in plain if changes.get(name)]
+    words += ["TrivialAugment"] * changes.get("trivialaugment", False)
+    words += ["alternating flips"] * (changes.get("flip_mode") == "alternating")
+    words += ["no crop"] * (changes["crop"] == "none") + [f"shift {changes['crop_padding']}"] * (
+        changes["crop"] == "pad"
+    )
+    words += ["not clipped"] * (changes["clip_norm"] == 0)
+    return ", ".join(words)
+
+
+def _records(kind: str, name: str) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = json.loads(
+        (ROOT / "results" / kind / name / "records.json").read_text(encoding="utf-8")
+    )
+    return records
 
 
 def engine_facts() -> str:
@@ -141,9 +228,21 @@ def _purpose(path: Path) -> str:
     return first.rstrip(".").replace("``", "")
 
 
-MADE = {
-    ROOT / "README.md": {"models": models_table, "results": results, "bench": bench_table, "tree": tree},
-    ROOT / "results" / "cpu" / "bench" / "README.md": {"records": bench_records},
+MADE: dict[Path, dict[str, Callable[[], str]]] = {
+    ROOT / "README.md": {
+        "models": models_table,
+        "results": results,
+        "gpu": gpu_table,
+        "bench": bench_table,
+        "tree": tree,
+    },
+    ROOT / "results" / "cpu" / "bench" / "README.md": {"records": partial(bench_records, "cpu")},
+    ROOT / "results" / "gpu" / "README.md": {
+        "records": partial(bench_records, "gpu"),
+        "augmentation": augmentation,
+        "search": partial(recipe_search, False),
+        "small": partial(recipe_search, True),
+    },
     ROOT / "docs" / "engine.md": {"facts": engine_facts},
 }
 """Documents with the parts that are made, each between two comments."""
