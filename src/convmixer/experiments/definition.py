@@ -102,17 +102,11 @@ PROFILES = {
         grid=("lr=0.003,0.01", "weight_decay=0.001,0.01", "batch_size=64"),
     ),
     "cpu": Profile(
-        "small networks on real images: hours on two cores",
+        "small networks and few epochs on real images: an hour or two on two cores",
         seeds=3,
-        fields={
-            "recipe": "reference",
-            "dim": 128,
-            "depth": 4,
-            "kernel_size": 5,
-            "patch_size": 4,
-            "epochs": 10,
-        },
-        widest=256,
+        fields={"recipe": "reference", "dim": 64, "depth": 4, "kernel_size": 5, "patch_size": 4, "epochs": 6},
+        widest=128,
+        grid=("lr=0.005,0.02,0.05", "weight_decay=0.0005,0.005", "batch_size=128,512"),
     ),
     "full": Profile(
         "the document's networks and epochs, for a GPU",
