@@ -61,7 +61,7 @@ def test_a_profile_keeps_proportions() -> None:
         profile: [row.runs[0].architecture.dim for row in plan(TABLES["hidden_dim"], PROFILES[profile], 1, DIGITS)]
         for profile in PROFILES
     }
-    assert widths == {"smoke": [32, 16, 64], "cpu": [128, 64, 256], "full": [256, 128, 512, 1024]}
+    assert widths == {"smoke": [32, 16, 64], "cpu": [64, 32, 128], "full": [256, 128, 512, 1024]}
     patches = plan(TABLES["patch_size"], PROFILES["cpu"], 1, DIGITS)
     assert [row.label for row in patches] == ["patch 4", "patch 2", "patch 8"]
 
