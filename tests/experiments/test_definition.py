@@ -8,7 +8,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from convmixer import cli
+from convmixer.cli import study
 from convmixer.config import DataConfig
 from convmixer.errors import InputError
 from convmixer.experiments import EXPERIMENTS, PROFILES, Experiment, Row, experiments_named
@@ -43,8 +43,8 @@ def test_every_experiment_is_valid_in_every_profile(experiment: Experiment, prof
 
 
 def test_names_of_profiles_and_experiments_in_the_help() -> None:
-    assert get_args(get_type_hints(cli.Experiment)["profile"]) == tuple(PROFILES)
-    source = Path(cli.__file__).read_text()
+    assert get_args(get_type_hints(study.Experiment)["profile"]) == tuple(PROFILES)
+    source = Path(study.__file__).read_text()
     assert all(name in source for name in EXPERIMENTS)
 
 

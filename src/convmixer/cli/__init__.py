@@ -1,0 +1,105 @@
+"""The command line: parse, call one function, print.
+
+Figures go to stdout, progress and messages to stderr. Exit status: 0 done, 1 failed, 2 bad input, 130 and 143
+interrupted by SIGINT and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from convmixer.cli.output import ERRORS
+from convmixer.cli.study import Experiment, GridSearch, Report
+from convmixer.cli.tools import Bench, Data, Models
+from convmixer.cli.train import Train
+from convmixer.cli.use import Evaluate, Predict
+from convmixer.config import RunConfig
+from convmixer.errors import InputError, Interrupted
+from convmixer.presets import run_config
+
+__all__ = ["main"]
+
+_DESCRIPTION = "Train, evaluate and use ConvMixer image classifiers. Every command has its own --help."
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command line, ``sys.argv`` by default, and exits."""
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        command = _parse(arguments)
+        status: int = command.execute()
+        return status
+    except InputError as error:
+        ERRORS.print(f"convmixer: {error}", style="red", highlight=False, markup=False)
+        return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # whoever reads our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Interrupted as stop:
+        ERRORS.print("Interrupted; the checkpoint is written, --resume continues.", highlight=False)
+        return 128 + stop.signum
+
+
+def _parse(arguments: list[str]) -> Any:
+    # The study's document says --hidden_dim for what its code, and ours, calls dim.
+    arguments = [_renamed(argument) for argument in arguments]
+    options: dict[str, Any] = {"default": _train_defaults(arguments[1:])} if arguments[:1] == ["train"] else {}
+    searches = arguments[:1] == ["grid-search"]
+    search_options: dict[str, Any] = {"default": GridSearch(run=_train_defaults(arguments[1:]).run)} if searches else {}
+    commands: Any = (
+        Annotated[Train, tyro.conf.subcommand("train", **options)]
+        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[Predict, tyro.conf.subcommand("predict")]
+        | Annotated[Experiment, tyro.conf.subcommand("experiment")]
+        | Annotated[GridSearch, tyro.conf.subcommand("grid-search", **search_options)]
+        | Annotated[Models, tyro.conf.subcommand("models")]
+        | Annotated[Data, tyro.conf.subcommand("data")]
+        | Annotated[Bench, tyro.conf.subcommand("bench")]
+        | Annotated[Report, tyro.conf.subcommand("report")]
+    )
+    style = (tyro.conf.FlagCreatePairsOff,)
+    return tyro.cli(commands, args=arguments, prog="convmixer", description=_DESCRIPTION, config=style)
+
+
+def _renamed(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    return f"--dim{equals}{value}" if name in ("--hidden-dim", "--hidden_dim") else argument
+
+
+def _train_defaults(arguments: list[str]) -> Train:
+    """What the flags that choose defaults say: --model and --recipe, or --config, or a run that is resumed."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("--model", "--recipe", "--config", "--out"):
+        parser.add_argument(name)
+    parser.add_argument("--resume", action="store_true")
+    try:
+        chosen, _ = parser.parse_known_args(arguments)
+    except argparse.ArgumentError:
+        return Train()  # a flag without its value: the real parser says so
+    if chosen.config and (chosen.model or chosen.recipe):
+        raise InputError("--config: takes the place of --model and --recipe; give it or them.")
+    file = Path(chosen.config) if chosen.config else None
+    if file is None and chosen.resume and chosen.out and (Path(chosen.out) / "config.json").is_file():
+        file = Path(chosen.out) / "config.json"
+    if file is None:
+        return Train(run=run_config(chosen.model or "convmixer", chosen.recipe or "baseline"))
+    try:
+        run = RunConfig.from_dict(json.loads(file.read_text()), where=str(file))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{file}: cannot be read as a run's configuration ({error}).") from None
+    return Train(run=run)

@@ -1,0 +1,190 @@
+"""The commands of the study: convmixer experiment, grid-search and report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from convmixer.cli.output import ERRORS, print_json
+from convmixer.config import Device, Precision, RunConfig
+from convmixer.errors import InputError, Interrupted
+from convmixer.presets import run_config
+from convmixer.search_space import SearchConfig
+
+if TYPE_CHECKING:
+    from convmixer.experiments.suite import Study
+    from convmixer.report.records import StudyRecord
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Run experiments of the study: tables of variants, each trained with several seeds.
+
+    The same command continues where it was stopped; several processes with the same --out share the work.
+    """
+
+    names: tyro.conf.Positional[tuple[str, ...]]
+    """all, or some of document, hidden_dim, classifier, bottleneck, grid_search, recipes, kernel_size, patch_size,
+    depth_vs_width, regularisation."""
+    dataset: str = "cifar10"
+    """digits, cifar10, cifar100, or folder:PATH."""
+    data_dir: str = "data"
+    """Where archives are looked for and placed."""
+    profile: Literal["smoke", "cpu", "full"] = "full"
+    """smoke (a minute on the digits), cpu (small networks on real images), full (the document's scale, for a GPU)."""
+    seeds: int | None = None
+    """How many runs of each row, with seeds from 0; by default what the profile says: 2, 3, 5."""
+    out: Path | None = None
+    """Directory of the study; by default results/PROFILE-DATASET."""
+    precision: Precision | None = None
+    """Number format, instead of the recipes' own."""
+    device: Device = "auto"
+    """Where to run."""
+    json: bool = False
+    """Print the table as JSON."""
+
+    def execute(self) -> int:
+        """Runs the command; returns the exit status: 1 if a run crashed."""
+        from convmixer.experiments import experiments_named
+        from convmixer.experiments.results import results_table
+        from convmixer.experiments.suite import Suite
+        from convmixer.report import write_report
+
+        suite = Suite(self._study(), experiments_named(self.names), ERRORS)
+        try:
+            crashes = suite.run()
+        except Interrupted as stop:
+            ERRORS.print("Interrupted; the checkpoint is written, the same command continues.", highlight=False)
+            return 128 + stop.signum
+        results = suite.results()
+        _, files = write_report(suite.study.out)
+        if self.json:
+            print_json([result.to_dict() for result in results])
+        else:
+            Console().print(results_table(results, str(suite.study.out)))
+        ERRORS.print(f"Written: {', '.join(str(file) for file in files if file.suffix != '.png')}", highlight=False)
+        for crash in crashes:
+            ERRORS.print(f"{crash}; the same command tries it again.", style="red", highlight=False, markup=False)
+        return 1 if crashes else 0
+
+    def _study(self) -> Study:
+        from convmixer.config import DataConfig
+        from convmixer.experiments import PROFILES
+        from convmixer.experiments.suite import Study
+
+        profile = PROFILES[self.profile]
+        seeds = profile.seeds if self.seeds is None else self.seeds
+        data = DataConfig(dataset=self.dataset, data_dir=self.data_dir)
+        name = Path(self.dataset.removeprefix("folder:")).resolve().name
+        out = self.out or Path("results") / f"{self.profile}-{name}"
+        options = {
+            "dataset": self.dataset,
+            "data-dir": self.data_dir,
+            "profile": self.profile,
+            "seeds": seeds,
+            "out": out,
+        }
+        options |= {"precision": self.precision} if self.precision else {}
+        flags = [text for flag, value in options.items() for text in (f"--{flag}", str(value))]
+        return Study(
+            out=out,
+            profile_name=self.profile,
+            profile=profile,
+            seeds=seeds,
+            data=data,
+            common={"device": self.device} | ({"precision": self.precision} if self.precision else {}),
+            command=("convmixer", "experiment", *self.names, *flags),
+        )
+
+
+@dataclass(frozen=True)
+class GridSearch:
+    """Search the fields of a run for the best validation accuracy, then train the winner over seeds and test it.
+
+    The same command continues where it was stopped; several processes with the same --out share the work.
+    """
+
+    run: tyro.conf.OmitArgPrefixes[RunConfig] = field(default_factory=run_config)
+    search: Annotated[SearchConfig, tyro.conf.OmitArgPrefixes, tyro.conf.UseAppendAction] = field(
+        default_factory=SearchConfig
+    )
+    out: Path | None = None
+    """Search directory; by default one under results/grid_search that is named after what is searched."""
+    config: Path | None = None
+    """A run's config.json to take all defaults from, instead of --model and --recipe."""
+    json: bool = False
+    """Print the records as JSON."""
+
+    def execute(self) -> int:
+        """Runs the command; returns the exit status: 1 if a run crashed, or none finished."""
+        from convmixer.training import RunCrashedError
+        from convmixer.training.grid_search import default_search_path, grid_search, tables
+
+        out = self.out or default_search_path(self.run, self.search)
+        try:
+            result = grid_search(self.run, self.search, out, console=ERRORS)
+        except Interrupted as stop:
+            ERRORS.print("Interrupted; the checkpoints are written, the same command continues.", highlight=False)
+            return 128 + stop.signum
+        except RunCrashedError as error:
+            ERRORS.print(f"{error}; the same command tries it again.", style="red", highlight=False, markup=False)
+            return 1
+        if self.json:
+            print((out / "grid_search.json").read_text(encoding="utf-8"), end="")
+        else:
+            for table in tables(result, self.search, str(out)):
+                Console().print(table)
+        failed = [record for record in result.records if record.state == "failed"]
+        for record in failed:
+            reason = f"{out / record.path} crashed, its error.txt says why; the same command tries it again."
+            ERRORS.print(reason, style="red", highlight=False, markup=False)
+        if result.winner is None:
+            ERRORS.print("No run finished, so there is no winner.", style="red", highlight=False)
+        return 1 if failed or result.winner is None else 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """Report a study, a folder of runs or a run: a page, Markdown with pictures, JSON and CSV."""
+
+    folder: tyro.conf.Positional[Path]
+    """What to report."""
+    out: Path | None = None
+    """Folder to write all of it to, or a file ending in .html, .md, .json or .csv; by default FOLDER/report."""
+    json: bool = False
+    """Print the records as JSON."""
+    csv: bool = False
+    """Print the runs as CSV."""
+
+    def execute(self) -> int:
+        """Runs the command; returns the exit status."""
+        from convmixer.report import csv_text, json_text, write_report
+
+        if self.json and self.csv:
+            raise InputError("--json and --csv: only one of them can be printed; leave one out.")
+        record, files = write_report(self.folder, self.out)
+        if self.json or self.csv:
+            print((json_text if self.json else csv_text)(record), end="")
+        else:
+            _print_report(record)
+        for problem in record.problems:
+            ERRORS.print(problem, style="yellow", highlight=False, markup=False)
+        ERRORS.print(f"Written: {', '.join(str(f) for f in files if f.suffix != '.png')}", highlight=False)
+        return 0
+
+
+def _print_report(record: StudyRecord) -> None:
+    from convmixer.report import tables
+
+    rows = [(experiment.name, row) for experiment in record.experiments for row in experiment.rows]
+    if record.grid is not None and record.grid.winner is not None:
+        rows.append((record.grid.name, record.grid.winner))
+    table = Table("experiment", *tables.summary([], "").headers)
+    for (name, _), cells in zip(rows, tables.summary([row for _, row in rows], "").rows, strict=True):
+        table.add_row(name, *(cell.text for cell in cells))
+    Console().print(table)

@@ -1,0 +1,133 @@
+"""The commands beside training: convmixer models, data and bench."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from convmixer.bench.settings import BenchConfig
+from convmixer.cli.output import ERRORS, print_json
+from convmixer.errors import InputError
+
+
+@dataclass(frozen=True)
+class Models:
+    """List the models with parameters, multiply-adds and input size."""
+
+    json: bool = False
+    """Print the list as JSON."""
+
+    def execute(self) -> int:
+        """Runs the command; returns the exit status."""
+        from convmixer.models import describe_models
+
+        rows = describe_models()
+        if self.json:
+            print_json([vars(row) for row in rows])
+            return 0
+        table = Table("model", "variant", "h/d", "kernel", "patch", "input", "classes", "parameters", "multiply-adds")
+        for row in rows:
+            cells = (row.model, row.variant, f"{row.dim}/{row.depth}", row.kernel_size, row.patch_size)
+            cost = (f"{row.parameters:,}", f"{row.multiply_adds / 1e6:,.1f} M")
+            table.add_row(*map(str, (*cells, f"{row.image_size}×{row.image_size}", row.n_classes, *cost)))
+        Console().print(table)
+        return 0
+
+
+@dataclass(frozen=True)
+class Data:
+    """Find, download and verify a data set, and say what is in it."""
+
+    dataset: tyro.conf.Positional[str] = "digits"
+    """digits, cifar10, cifar100, or folder:PATH."""
+    data_dir: str = "data"
+    """Where archives are looked for and placed."""
+    source: str | None = None
+    """Where to download from instead of the known hosts: a URL, or hub (Hugging Face)."""
+    image_size: int | None = None
+    """Side in pixels that the images of a folder are resized and cropped to."""
+    json: bool = False
+    """Print the description as JSON."""
+
+    def execute(self) -> int:
+        """Runs the command; returns the exit status."""
+        from convmixer.config import DataConfig
+        from convmixer.data import load_dataset
+
+        config = DataConfig(
+            dataset=self.dataset, data_dir=self.data_dir, source=self.source, image_size=self.image_size
+        )
+        dataset = load_dataset(config, console=ERRORS)
+        info = dataset.info
+        if self.json:
+            print_json(info.to_dict())
+            return 0
+        table = Table("split", "images", *info.classes[:10], *(["…"] if len(info.classes) > 10 else []))
+        for name, split in dataset.splits.items():
+            counts = split.labels.bincount(minlength=len(info.classes)).tolist()
+            table.add_row(name, str(len(split)), *map(str, counts[:10]))
+        Console().print(table)
+        print(f"{info.channels}×{info.image_size}×{info.image_size}, {len(info.classes)} classes, {info.fingerprint}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measure the engines beside what PyTorch offers without them, and the augmentation beside Pillow's, in turns."""
+
+    config: tyro.conf.OmitArgPrefixes[BenchConfig] = field(default_factory=BenchConfig)
+    explain: bool = False
+    """Instead of measuring, list which operation of the fast engine runs as what on this machine."""
+    sweep: tuple[Literal["all", "batch_size", "depth", "dim", "image_size", "kernel_size"], ...] = ()
+    """Instead of comparing competitors, measure how the engines' speed changes with these sizes of a small network."""
+    json: Path | None = None
+    """File to write the records to."""
+    plot: Path | None = None
+    """File, .png or .svg, for a picture: what the competitors reach under the machine's measured limits."""
+
+    def execute(self) -> int:
+        """Runs the command; returns the exit status."""
+        from convmixer.bench import augment
+        from convmixer.bench.compare import bench, explain, format_table, roofline_panels, write_json
+        from convmixer.bench.sweep import AXES, format_sweep, sweep
+        from convmixer.utils.bench_figures import roofline
+        from convmixer.utils.visualization import save_figure
+
+        if self.plot is not None and (self.plot.suffix.lower() not in (".png", ".svg") or self.sweep or self.explain):
+            raise InputError(
+                f"--plot: {self.plot} is not a .png or .svg, or goes with --sweep or --explain, which have none."
+            )
+        if not self.config.work and (self.plot is not None or self.sweep or self.explain):
+            raise InputError("--what: --plot, --sweep and --explain are about networks; add train or infer to augment.")
+
+        if self.explain:
+            table = Table("what", "model", "setting", "operation", "runs as", "calls")
+            for row in explain(self.config):
+                table.add_row(*map(str, row))
+            Console().print(table)
+            return 0
+
+        def progress(text: str) -> None:
+            ERRORS.print(f"bench: {text}", highlight=False, markup=False)
+
+        records: list[Any] = []
+        if self.sweep:
+            records += sweep(self.config, list(AXES) if "all" in self.sweep else self.sweep, progress=progress)
+            print(format_sweep(records))
+        elif self.config.work:
+            records += bench(self.config, progress)
+            print(format_table(records))
+            if self.plot is not None:
+                save_figure(roofline(roofline_panels(records)), self.plot)
+        if "augment" in self.config.what:
+            prepared = augment.bench_augment(self.config, progress)
+            records += prepared
+            print(augment.format_table(prepared))
+        if self.json is not None:
+            write_json(records, self.json)
+        return 0

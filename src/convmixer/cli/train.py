@@ -1,0 +1,75 @@
+"""The command that trains: convmixer train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from convmixer.cli.output import ERRORS, percent, print_json
+from convmixer.config import RunConfig
+from convmixer.presets import run_config
+
+if TYPE_CHECKING:
+    from convmixer.training.run_dir import Summary
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a model and leave a run directory. Defaults come from --model and --recipe; any flag overrides them."""
+
+    run: tyro.conf.OmitArgPrefixes[RunConfig] = field(default_factory=run_config)
+    out: Path | None = None
+    """Directory to write; by default a new one under results/runs, named after model, data, recipe and seed."""
+    config: Path | None = None
+    """A run's config.json to take all defaults from, instead of --model and --recipe."""
+    resume: bool = False
+    """Continue the run in --out, or the newest one with this configuration."""
+    json: bool = False
+    """Print the summary as JSON."""
+
+    def execute(self) -> int:
+        """Runs the command; returns the exit status."""
+        from convmixer.training import default_path, newest_path, train, unused_path
+
+        out = self.out
+        if out is None:
+            out = (newest_path if self.resume else unused_path)(default_path(self.run))
+        summary = train(self.run, out, resume=self.resume, console=ERRORS)
+        if self.json:
+            print_json(summary.to_dict() | {"run": str(out)})
+        else:
+            Console().print(_summary_table(summary, out))
+        if summary.status == "diverged":
+            ERRORS.print(f"The run diverged: {summary.message}.", style="red", highlight=False)
+            return 1
+        return 0
+
+
+def _summary_table(summary: Summary, out: Path) -> Table:
+    table = Table(title=str(out), show_header=False, title_justify="left")
+    speed = f"{summary.epoch_seconds:.1f} s, {summary.images_per_second:.0f} img/s" if summary.epoch_seconds else "–"
+    how = {"validation": "best on validation", "original": "best on test: not an unbiased figure"}[summary.protocol]
+    rows = {
+        "model": f"{summary.model}, {summary.parameters:,} parameters",
+        "data": summary.dataset,
+        "recipe": f"{summary.recipe}, seed {summary.seed}",
+        "epochs": f"{summary.epochs}, selected {summary.selected_epoch} ({how})",
+        "train accuracy": percent(summary.train_accuracy),
+        "val accuracy": percent(summary.val_accuracy),
+        "test accuracy": percent(summary.test_accuracy),
+        "test loss": "–" if summary.test_loss is None else f"{summary.test_loss:.4f}",
+        "epoch": speed,
+        "status": summary.status,
+    }
+    if summary.test_accuracy_tta is not None:
+        rows["test accuracy, tta"] = percent(summary.test_accuracy_tta)
+    if pictures := sorted(path.name for path in out.glob("*.png")):
+        rows["pictures"] = ", ".join(pictures)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table

@@ -1,0 +1,126 @@
+"""The commands that use a trained model: convmixer evaluate and predict."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from convmixer.cli.output import ERRORS, percent, print_json
+from convmixer.config import Device, Engine, Precision, Tta
+from convmixer.errors import InputError
+
+if TYPE_CHECKING:
+    from convmixer.training.evaluate import RunEvaluation
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate a run's weights: accuracy, calibration, a table of classes, a confusion matrix."""
+
+    run: tyro.conf.Positional[Path]
+    """Run directory."""
+    split: Literal["test", "val", "train"] = "test"
+    """Which part of the data; train is without the validation part."""
+    data_dir: str | None = None
+    """Where archives lie, if not where they lay in training."""
+    device: Device = "auto"
+    """Where to run."""
+    precision: Precision = "auto"
+    """Number format; see convmixer train --help."""
+    engine: Engine = "auto"
+    """How the model is executed; see convmixer train --help."""
+    tta: Tta | None = None
+    """Test-time augmentation to report beside the plain figures; by default what the run asks for."""
+    batch_size: int = 500
+    """Images at once."""
+    json: bool = False
+    """Print the figures as JSON."""
+
+    def execute(self) -> int:
+        """Runs the command; returns the exit status."""
+        from convmixer.training import evaluate_run, write_evaluation
+
+        if self.batch_size < 1:
+            raise InputError(f"--batch-size: {self.batch_size} is out of range; give at least 1.")
+        evaluation = evaluate_run(
+            self.run,
+            self.split,
+            data_dir=self.data_dir,
+            device=self.device,
+            precision=self.precision,
+            engine=self.engine,
+            tta=self.tta,
+            batch_size=self.batch_size,
+        )
+        files = write_evaluation(evaluation)
+        if self.json:
+            print_json(evaluation.to_dict())
+        else:
+            _print_evaluation(evaluation)
+            ERRORS.print("Written: " + ", ".join(str(file) for file in files), highlight=False)
+        return 0
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Predict the classes of images with a run's weights."""
+
+    run: tyro.conf.Positional[Path]
+    """Run directory."""
+    images: tyro.conf.Positional[tuple[str, ...]]
+    """Image files, folders, or - for an image on stdin."""
+    top_k: int = 3
+    """How many classes to name for each image."""
+    device: Device = "auto"
+    """Where to run."""
+    json: bool = False
+    """Print a JSON object for each image, one a line."""
+
+    def execute(self) -> int:
+        """Runs the command; returns the exit status: 2 if an image could not be read."""
+        from convmixer.training import Prediction, RunDir, TrainedModel, predict_images
+
+        if not self.images:
+            raise InputError("predict: no image given; name files or folders, or - for stdin.")
+        if self.top_k < 1:
+            raise InputError(f"--top-k: {self.top_k} is out of range; give at least 1.")
+        trained = TrainedModel.load(RunDir.existing(self.run), self.device)
+        status, out = 0, Console(soft_wrap=True, highlight=False, markup=False)
+        for answer in predict_images(trained, self.images, self.top_k):
+            if not isinstance(answer, Prediction):
+                ERRORS.print(answer.reason, highlight=False, markup=False)
+                status = 2
+                continue
+            ranking = list(zip(answer.classes, answer.probabilities, strict=True))
+            if self.json:
+                top = [{"class": name, "probability": p} for name, p in ranking]
+                print(json.dumps({"image": answer.image, "top": top}))
+            else:
+                out.print(f"{answer.image}: " + ", ".join(f"{name} {p:.1%}" for name, p in ranking))
+        return status
+
+
+def _print_evaluation(evaluation: RunEvaluation) -> None:
+    from convmixer.utils.metrics import accuracy_interval
+
+    figures, console = evaluation.figures, Console()
+    low, high = accuracy_interval(round(figures.accuracy * evaluation.images), evaluation.images)
+    overall = Table(title=f"{evaluation.run}: {evaluation.split}, {evaluation.images} images", show_header=False)
+    overall.add_row("accuracy", f"{figures.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%})")
+    if evaluation.accuracy_tta is not None:
+        overall.add_row(f"accuracy, --tta {evaluation.tta}", percent(evaluation.accuracy_tta))
+    overall.add_row("top-5 accuracy", percent(figures.top5_accuracy))
+    overall.add_row("loss", f"{figures.loss:.4f}")
+    overall.add_row("expected calibration error", f"{figures.expected_calibration_error:.4f}")
+    overall.add_row("speed", f"{evaluation.images_per_second:.0f} img/s, {evaluation.device} {evaluation.precision}")
+    console.print(overall)
+    classes = Table("class", "images", "precision", "recall", "F1")
+    for row in figures.per_class:
+        classes.add_row(row.name, str(row.images), percent(row.precision), percent(row.recall), f"{row.f1:.4f}")
+    console.print(classes)
