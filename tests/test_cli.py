@@ -377,7 +377,7 @@ def test_experiment(convmixer: Run) -> None:
         ("bench --settings fats", "did you mean 'fast'"),
         ("bench --rounds 0", "at least 1"),
         ("experiment hiden_dim", "did you mean 'hidden_dim'"),
-        ("experiment", "choose from hidden_dim"),
+        ("experiment", "choose from document"),
         ("experiment all --seeds 0", "--seeds: 0"),
         ("experiment all --profile smok", "smok"),
         ("experiment classifier --profile smoke --dataset folder:nowhere", "nowhere"),
