@@ -1,0 +1,52 @@
+"""Training with either engine on real images: the same curve, as far as chance lets it be."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from convmixer.config import Engine
+from convmixer.data import Dataset, Split, load_dataset
+from convmixer.presets import run_config
+from convmixer.training.loop import TrainingLoop
+from convmixer.training.run_dir import RunDir
+
+STEPS, WINDOW = 200, 20
+IMAGES = os.environ.get("CONVMIXER_TEST_IMAGES")
+
+
+@pytest.fixture(scope="module")
+def images() -> Dataset:
+    if not IMAGES:
+        pytest.skip("CONVMIXER_TEST_IMAGES names no folder of images")
+    dataset = load_dataset(run_config(dataset=f"folder:{IMAGES}").data)
+    order = torch.randperm(len(dataset.splits["train"]), generator=torch.Generator().manual_seed(0))
+    few: Split = dataset.splits["train"].take(order[: STEPS * 32])
+    return Dataset(dataset.info, {**dataset.splits, "train": few})
+
+
+def losses(dataset: Dataset, folder: Path, engine: Engine, seed: int, precision: str) -> Tensor:
+    """Means of the losses of every WINDOW steps."""
+    sizes = {"dim": 32, "depth": 3, "kernel_size": 5, "patch_size": 4, "batch_size": 32, "epochs": 1}
+    config = run_config("convmixer", "reference", **sizes, engine=engine, seed=seed, precision=precision)
+    loop = TrainingLoop(config, dataset, RunDir(folder), torch.device("cpu"))
+    loop.model.train()
+    loop.update.set_learning_rate(0.2)
+    loss = [loop.update(images, labels)[0] for images, labels in loop.batches.epoch(0)]
+    assert len(loss) == STEPS
+    return torch.stack(loss).view(-1, WINDOW).mean(1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_fast_follows_plain_within_the_spread_of_seeds(images: Dataset, tmp_path: Path, precision: str) -> None:
+    plain = torch.stack([losses(images, tmp_path, "plain", seed, "float32") for seed in range(3)])
+    fast = torch.stack([losses(images, tmp_path, "fast", seed, precision) for seed in range(3)])
+    assert (plain[:, -1] < plain[:, 0] - 0.2).all()  # something was learnt
+    spread = (plain.amax(0) - plain.amin(0)).mean()
+    assert (fast - plain).abs().mean() < spread
+    assert (fast - plain).abs().mean() > 0
