@@ -24,7 +24,8 @@ NAMES = ("y", "v", "statistics", "du", "dw", "parameters")
 @pytest.fixture(autouse=True, scope="module")
 def device() -> Iterator[str]:
     if torch.cuda.is_available():
-        yield "cuda"
+        with torch.backends.cudnn.flags(allow_tf32=False):  # in the plain engine's convolutions
+            yield "cuda"
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(triton_ops, "interpreted", True)  # tests/conftest.py has switched the interpreter on

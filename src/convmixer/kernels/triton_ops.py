@@ -49,7 +49,7 @@ def covers(tensor: Tensor, kernel_size: int, width: int) -> bool:
 
 @dataclass(frozen=True)
 class _Stage:
-    """Activation and batch normalisation of one tensor; ``statistics`` (2, C) once they are known."""
+    """Activation and batch normalisation of one tensor; parameters (C,), image_scale (N,) float32."""
 
     bias: Tensor | None
     gamma: Tensor
@@ -86,7 +86,7 @@ def normalize(
     """As :func:`reference.normalize`."""
     used = _moments(u, bias, activation) if statistics is None else statistics.clone()
     stage = _Stage(bias, gamma, beta, activation, eps, image_scale)
-    return _apply(u, stage, used, None if residual is None else (residual.contiguous(), None, None), shape), used
+    return _apply(u, stage, used, shape, None if residual is None else residual.contiguous()), used
 
 
 def normalize_backward(
@@ -104,9 +104,8 @@ def normalize_backward(
     """As :func:`reference.normalize_backward`."""
     stage, gradients = _Stage(bias, gamma, gamma, activation, eps, image_scale), gamma.new_empty((3, len(gamma)))
     d = d.contiguous()
-    return _gradient(
-        d, u, stage, statistics, _reduce(d, u, stage, statistics, shape), shape, of_batch, gradients
-    ), gradients
+    sums = _reduce(d, u, stage, statistics, shape)
+    return _gradient(d, u, stage, statistics, sums, shape, of_batch, gradients), gradients
 
 
 def mix(
@@ -135,14 +134,14 @@ def mix(
     small = shape[1] * shape[2] in _MAP_SIZES and weight.shape[-1] >= _MAP_KERNEL
     if small and u.dtype != torch.float32:
         v, partial, block = _convolve_maps(u, weight, bias1, first, used[:2], shape, of_batch)
-        residual: tuple[Tensor, _Stage | None, Tensor | None] = (u, first, used[:2])
+        residual, through = u, (first, used[:2])
     else:
-        x = _apply(u, first, used[:2], None, shape)
-        v, partial = _convolve(x, weight, shape, bias=bias1, activation=activation, moments=of_batch)
-        block, residual = _rows(shape) * shape[2], (x, None, None)
+        residual, through = _apply(u, first, used[:2], shape), None
+        v, partial = _convolve(residual, weight, shape, bias=bias1, activation=activation, moments=of_batch)
+        block = _rows(shape) * shape[2]
     if of_batch:
         _combine_moments(partial, u.shape[1], block, used[2:])
-    return _apply(v, second, used[2:], residual if add_input else None, shape), v, used
+    return _apply(v, second, used[2:], shape, residual if add_input else None, through), v, used
 
 
 def mix_backward(
@@ -234,20 +233,23 @@ def _apply(
     u: Tensor,
     stage: _Stage,
     statistics: Tensor,
-    residual: tuple[Tensor, _Stage | None, Tensor | None] | None,
     shape: Sequence[int],
+    residual: Tensor | None = None,
+    through: tuple[_Stage, Tensor] | None = None,
 ) -> Tensor:
-    """The stage's result, plus ``residual``, or the result of a stage with its statistics on that."""
+    """The stage's result, plus ``residual``, or what a stage with its statistics makes of that."""
     from convmixer.kernels import triton_kernels as kernels
 
     y = torch.empty_like(u)
     channels, size = u.shape
-    other, its, known = residual or (None, None, None)
     parameters = (stage.bias, stage.gamma, stage.beta, statistics)
-    behind = (other, its.bias, its.gamma, its.beta, known) if its else (other, None, None, None, None)
-    options = {**stage.options(u, shape), "HAS_RESIDUAL": other is not None, "STAGE": its is not None}
+    its, known = through or (None, None)
+    behind = (its.bias, its.gamma, its.beta, known) if its else (None,) * 4
+    options = {**stage.options(u, shape), "HAS_RESIDUAL": residual is not None}
+    options["STAGE"] = its is not None and residual is not None
+    sizes = (size, channels, stage.eps, its.eps if its else 0.0)
     kernels.apply[(_blocks(size, _BLOCK), channels)](
-        *(u, *parameters, *behind, stage.image_scale, y, size, channels, stage.eps, its.eps if its else 0.0), **options
+        *(u, *parameters, residual, *behind, stage.image_scale, y, *sizes), **options
     )
     return y
 
