@@ -225,7 +225,7 @@ class TrainConfig(Checked):
     epochs: int = 25
     """Passes over the training images."""
     batch_size: int | None = None
-    """Images in a step; by default the largest power of two from 16 to 512 with which an epoch has 40 steps. A last,
+    """Images in a step; by default the largest power of two from 16 to 256 with which an epoch has 40 steps. A last,
     smaller batch is left out (the order changes every epoch)."""
     accumulate: int = 1
     """Parts of a batch that go through the model one after the other, to save memory; the statistics of batch

@@ -291,7 +291,7 @@ def test_auto_measures_once_and_keeps_the_result(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(auto, "_known", {})
     calls: list[int] = []
 
-    def measure(_: ConvMixer, x: Tensor) -> dict[str, float]:
+    def measure(_: ConvMixer, x: Tensor, captured: bool) -> dict[str, float]:
         calls.append(len(x))
         return {"plain": 1.0, "fast": 0.5}
 

@@ -141,7 +141,7 @@ def processes_of(out: Path) -> Counter[int]:
 
 # The command line
 
-VALUES = ("lr=0.01,0.1", "wd=0.01,0.02,0.1", "batch_size=100")
+VALUES = ("lr=0.01,0.03,0.1", "wd=0.01,0.02,0.05,0.1", "batch_size=100")
 COMMAND = [
     *(sys.executable, "-m", "convmixer", "grid-search", "--dataset", "digits", "--dim", "8", "--depth", "1"),
     *("--kernel-size", "3", "--epochs", "2", "--engine", "plain", "--device", "cpu", "--seeds", "2"),
@@ -185,7 +185,7 @@ def test_workers_are_stopped_with_their_parent_and_go_on(tmp_path: Path) -> None
     base, settings = BASE.replace(epochs=2), SearchConfig(values=VALUES, workers=2, seeds=2)
     grid_search(base, settings, out)
     content = json.loads((out / RECORDS).read_text())
-    assert [row["number"] for row in content["trials"]] == list(range(6))
+    assert [row["number"] for row in content["trials"]] == list(range(12))
     assert {row["state"] for row in content["trials"]} == {"finished"}
     assert len(content["winner"]["runs"]) == 2
 

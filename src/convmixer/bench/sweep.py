@@ -19,7 +19,7 @@ from convmixer.bench.settings import BenchConfig, Storage
 from convmixer.bench.step import Job, build, step_of
 from convmixer.config import ModelConfig
 from convmixer.models import ConvMixer
-from convmixer.training.runtime import autocast, device_name
+from convmixer.training.runtime import autocast, device_name, prepared_cpu
 
 _SMALL = ModelConfig(dim=64, depth=2, kernel_size=5, patch_size=2)
 _SECONDS = 0.05  # of a measurement, at least
@@ -106,15 +106,17 @@ def sweep(
     """
     kind = chosen_kind(config)
     threads = config.threads or torch.get_num_threads()
-    timing.prepare(threads, tuned=True, device=torch.device(kind))
-    records = []
-    for name in names:
-        progress(f"{name}: {', '.join(map(str, axes[name].values))}")
-        for value in axes[name].values:
-            for what in config.work:
-                for precision in ENGINES:
-                    job = replace(axes[name].job(name, value), what=what, device=kind, threads=threads)
-                    records.append(_measured(job, name, value, precision, config.rounds))
+    before, records = torch.get_num_threads(), []
+    with prepared_cpu():
+        timing.prepare(threads, tuned=True, device=torch.device(kind))
+        for name in names:
+            progress(f"{name}: {', '.join(map(str, axes[name].values))}")
+            for value in axes[name].values:
+                for what in config.work:
+                    for precision in ENGINES:
+                        job = replace(axes[name].job(name, value), what=what, device=kind, threads=threads)
+                        records.append(_measured(job, name, value, precision, config.rounds))
+        torch.set_num_threads(before)
     return records
 
 
