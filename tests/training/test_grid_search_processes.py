@@ -195,7 +195,7 @@ def test_workers_share_a_gpu_that_their_parent_has_used(tmp_path: Path) -> None:
     torch.zeros(1, device="cuda")
     base, settings = BASE.replace(device="cuda"), SearchConfig(values=VALUES, workers=2, seeds=1)
     result = grid_search(base, settings, tmp_path)
-    assert [row.state for row in result.records] == ["finished"] * 6
+    assert [row.state for row in result.records] == ["finished"] * 12
     assert len(processes_of(tmp_path)) == 2
     assert [run.device for run in result.runs] == ["cuda"]
 
