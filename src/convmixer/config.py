@@ -291,7 +291,8 @@ class RunConfig(Checked):
     model: str = "convmixer"
     """Preset that the architecture's defaults come from (see: convmixer models)."""
     recipe: str = "baseline"
-    """Recipe that the augmentation's and optimisation's defaults come from: baseline, reference, strong."""
+    """Recipe that the augmentation's and optimisation's defaults come from: baseline, reference, strong,
+    strong-short."""
     seed: int = 0
     """Seed of initial weights, order of images, augmentation and dropout."""
     protocol: Protocol = "validation"
