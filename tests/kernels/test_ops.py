@@ -185,6 +185,8 @@ def test_gradcheck(batch: bool, activation: str) -> None:
     assert torch.autograd.gradcheck(lambda *a: ops.normalize(*a)[0], own, fast_mode=True)
     assert torch.autograd.gradcheck(lambda *a: ops.depthwise(*a, size, False), [u, arguments[4]])
     assert torch.autograd.gradcheck(lambda *a: ops.depthwise(*a, size, True), [u, arguments[4]])
+    matrix = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(ops.pointwise, [matrix, u])
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
@@ -200,6 +202,7 @@ def test_registration(dtype: torch.dtype) -> None:
         (ops.mix, arguments),
         (ops.normalize, [u, bias, gamma, beta, None, None, scale, size, activation, 1e-5]),
         (ops.depthwise, [u, weight, size, False]),
+        (ops.pointwise, [torch.randn(4, 2).to(dtype).requires_grad_(), u]),
     ]
     backward = [a.detach() if isinstance(a, Tensor) else a for a in gradient_arguments(arguments, d, result)]
     torch.library.opcheck(ops.mix_backward, tuple(backward))
@@ -249,6 +252,19 @@ def test_gradients_without_kept_pre_activations_are_refused() -> None:
 
 
 @needs_native
+def test_gelu_of_bfloat16_is_as_exact_as_its_storage() -> None:
+    x = torch.linspace(-7, 7, 20_001).bfloat16()[None]
+    one, zero = torch.ones(1), torch.zeros(1)
+    size, statistics = [1, 1, x.shape[1]], torch.tensor([[0.0], [1.0]])
+    value, _ = ops.normalize(x, zero, one, zero, statistics, None, None, size, "gelu", 0.0)
+    slope, _ = ops.normalize_backward(torch.ones_like(x), x, zero, one, statistics, None, size, "gelu", 0.0, False)
+    exact = F.gelu(x.double()), torch.ops.aten.gelu_backward(torch.ones_like(x).double(), x.double())
+    for result, expected in zip((value, slope), exact, strict=True):
+        rounding = (expected.bfloat16().double() - expected).abs()
+        assert float(((result.double() - expected).abs() - rounding).max()) < 2e-4  # rounding at 1 is 20 times that
+
+
+@needs_native
 def test_gelu_is_as_exact_as_stated() -> None:
     x = torch.linspace(-7, 7, 200_001, dtype=torch.float64)[None].float()
     one, zero = torch.ones(1), torch.zeros(1)
@@ -263,8 +279,27 @@ def test_gelu_is_as_exact_as_stated() -> None:
 
 def test_patches_and_pointwise_are_convolutions() -> None:
     images, weight = torch.randn(2, 3, 9, 11), torch.randn(4, 3, 2, 2)
-    y = layout.pointwise(weight, layout.patches(images, 2))
+    y = ops.multiply(weight.flatten(1), layout.patches(images, 2))
     torch.testing.assert_close(layout.to_maps(y, [2, 4, 5]), F.conv2d(images, weight, stride=2))
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(5, 3), (1, 4), (4, 1)])
+@pytest.mark.parametrize("columns", [7, ops.LONG, ops.LONG + 5])
+def test_multiply_is_a_matrix_product(outputs: int, inputs: int, columns: int) -> None:
+    weight, x, d = torch.randn(outputs, inputs), torch.randn(inputs, columns), torch.randn(outputs, columns)
+    leaves = [weight.requires_grad_(), x.requires_grad_()]
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    with dispatch.record() as ran:
+        y, expected = ops.multiply(*leaves), exact[0] @ exact[1]
+    how = "convolution" if columns >= ops.LONG and torch.backends.mkldnn.is_available() else "product"
+    assert ran == {("pointwise", how): 1}
+    assert y.is_contiguous()
+    y.backward(d)
+    expected.backward(d.double())
+    for value, good in [(y, expected), (weight.grad, exact[0].grad), (x.grad, exact[1].grad)]:
+        assert value is not None
+        assert good is not None
+        assert relative(value, good) < 1e-5
 
 
 def test_record_says_what_ran() -> None:

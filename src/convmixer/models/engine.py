@@ -228,7 +228,7 @@ class _Run:
         return self.pointwise(unit, self.residual(state, parts[0]))
 
     def pointwise(self, unit: Unit, x: Tensor) -> Pending:
-        return Pending(layout.pointwise(self.constants.matrix(unit.conv, x.dtype), x), unit)
+        return Pending(ops.multiply(self.constants.matrix(unit.conv, x.dtype), x), unit)
 
     def residual(self, state: Pending | Tensor, residual: Residual) -> Tensor:
         units = self.constants.units(residual.fn)

@@ -300,7 +300,7 @@ static void depthwise_weight_gradient(const Job& job, int64_t c, const Planes& s
 
 using Program = void (*)(const Job&, int64_t, const Planes&);
 
-#define VARIANTS(F) {{F<float, Gelu>, F<float, Relu>}, {F<bf16, Gelu>, F<bf16, Relu>}}
+#define VARIANTS(F) {{F<float, Gelu<float>>, F<float, Relu<float>>}, {F<bf16, Gelu<bf16>>, F<bf16, Relu<bf16>>}}
 static const Program PROGRAMS[][2][2] = {  // [operation][dtype][activation]
     VARIANTS(normalise_forward), VARIANTS(normalise_backward), VARIANTS(mix_forward),
     VARIANTS(mix_backward),      VARIANTS(depthwise_forward),  VARIANTS(depthwise_weight_gradient)};

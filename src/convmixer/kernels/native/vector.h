@@ -60,7 +60,7 @@ INLINE void store(bf16* p, V v) {
   VBits bits = (VBits)v;
   VBits rounded = bits + 0x7fff + ((bits >> 16) & 1);
   rounded = (v != v) ? (bits | 0x400000) : rounded;
-  VHalf half = __builtin_convertvector(rounded >> 16, VHalf);
+  const VHalf half = __builtin_convertvector(rounded >> 16, VHalf);
   std::memcpy(p, &half, sizeof half);
 }
 
@@ -105,39 +105,55 @@ INLINE V horner(const float (&coefficient)[N], V t) {
 
 // GELU(x) = x Φ(x), Φ the normal distribution (arXiv 1606.08415; the erf form, not the tanh one).
 // Φ(c) = 1/2 + c P(t) and GELU'(c) = Φ(c) + c φ(c) = 1/2 + c Q(t), both odd functions plus 1/2, with
-// t = 2 c²/LIMIT² - 1 in [-1, 1] and c = x clamped to ±LIMIT. P and Q are minimax fits; largest absolute error of the
-// float32 evaluation, over all x within ±(LIMIT + 1): 7.2e-7 in GELU, 2.5e-7 in its derivative.
-struct Gelu {
+// t = 2 c²/LIMIT² - 1 in [-1, 1] and c = x clamped to ±LIMIT. P and Q are minimax fits.
+template <class Storage>
+struct GeluFit;
+
+// Largest absolute error of the float32 evaluation, over all x within ±(LIMIT + 1): 7.2e-7 in GELU, 2.5e-7 in its
+// derivative.
+template <>
+struct GeluFit<float> {
   static constexpr float LIMIT = 5.75f;
+  static constexpr float P[] = {0.122969206f,   -0.0614333438f,  0.0458631926f,     -0.0376329441f,
+                                0.0317164216f,  -0.0265788531f,  0.0216619079f,     -0.0166870907f,
+                                0.0120758734f,  -0.00890562424f, 0.00645709345f,    -0.00320889239f,
+                                0.000959942674f, -0.00111762816f, 0.00124550807f,   -0.000428249845f};
+  static constexpr float Q[] = {0.123071824f,  -0.0622814077f, 0.0493672245f,  -0.0472942364f, 0.0517064858f,
+                                -0.0595244346f, 0.0667546019f, -0.0705782863f, 0.0693850123f,  -0.0593590405f,
+                                0.0431631071f,  -0.0349288419f, 0.0316929481f, -0.0162198371f, 0.00106223382f,
+                                -0.00283254145f, 0.00621703619f, -0.00244530449f};
+};
+
+// For what is stored with 8 bits: 4.6e-5 in GELU and 1.7e-4, beyond LIMIT, in its derivative; rounding at 1 is 3.9e-3.
+template <>
+struct GeluFit<bf16> {
+  static constexpr float LIMIT = 4.25f;
+  static constexpr float P[] = {0.165934891f,   -0.0807775483f, 0.0557330586f,   -0.039165277f, 0.0253226943f,
+                                -0.0146163106f, 0.00922926422f, -0.00602775766f, 0.00201240741f};
+  static constexpr float Q[] = {0.170307264f,   -0.100460082f, 0.0997188315f,  -0.106285997f, 0.105103441f,
+                                -0.0831064656f, 0.04864043f,   -0.0364855863f, 0.033951465f,  -0.0136968708f};
+};
+
+template <class Storage>
+struct Gelu {
+  using Fit = GeluFit<Storage>;
   static INLINE V clamp(V x) {  // written so that NaN passes
-    V c = x < -LIMIT ? splat(-LIMIT) : x;
-    return c > LIMIT ? splat(LIMIT) : c;
+    V c = x < -Fit::LIMIT ? splat(-Fit::LIMIT) : x;
+    return c > Fit::LIMIT ? splat(Fit::LIMIT) : c;
   }
-  static INLINE V square(V c) { return c * c * (2 / (LIMIT * LIMIT)) - 1.0f; }
-  static INLINE V distribution(V x, V c, V t) {
-    static const float P[16] = {
-        0.122969206f, -0.0614333438f, 0.0458631926f, -0.0376329441f, 0.0317164216f,
-        -0.0265788531f, 0.0216619079f, -0.0166870907f, 0.0120758734f, -0.00890562424f,
-        0.00645709345f, -0.00320889239f, 0.000959942674f, -0.00111762816f, 0.00124550807f,
-        -0.000428249845f};
-    V phi = horner(P, t) * c + 0.5f;
-    return x < -LIMIT ? V{} : phi;  // exactly 0, so that GELU(-inf) is NaN as in erf arithmetic
-  }
+  static INLINE V square(V c) { return c * c * (2 / (Fit::LIMIT * Fit::LIMIT)) - 1.0f; }
   static INLINE V value(V x) {
     V c = clamp(x);
-    return x * distribution(x, c, square(c));
+    V phi = horner(Fit::P, square(c)) * c + 0.5f;
+    return x * (x < -Fit::LIMIT ? V{} : phi);  // Φ exactly 0, so that GELU(-inf) is NaN as in erf arithmetic
   }
   static INLINE V slope(V x) {
-    static const float Q[18] = {
-        0.123071824f, -0.0622814077f, 0.0493672245f, -0.0472942364f, 0.0517064858f,
-        -0.0595244346f, 0.0667546019f, -0.0705782863f, 0.0693850123f, -0.0593590405f,
-        0.0431631071f, -0.0349288419f, 0.0316929481f, -0.0162198371f, 0.00106223382f,
-        -0.00283254145f, 0.00621703619f, -0.00244530449f};
     V c = clamp(x);
-    return horner(Q, square(c)) * c + 0.5f;
+    return horner(Fit::Q, square(c)) * c + 0.5f;
   }
 };
 
+template <class>
 struct Relu {
   static INLINE V value(V x) { return x < 0.0f ? V{} : x; }  // NaN stays NaN
   static INLINE V slope(V x) { return x <= 0.0f ? V{} : splat(1.0f); }
