@@ -56,7 +56,7 @@ def models_table() -> str:
 
 def bench_table() -> str:
     """Images per second from the committed benchmark, and how many times the plain engine's that is."""
-    records = json.loads((ROOT / "results" / "cpu" / "bench" / "records.json").read_text(encoding="utf-8"))
+    records = _records("cpu", "bench")
     groups: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
     for record in records:
         groups.setdefault((record["what"], record["kernel_size"]), {})[record["setting"]] = record
@@ -74,9 +74,9 @@ def bench_table() -> str:
     return "\n".join(lines)
 
 
-def bench_records(kind: str) -> str:
+def bench_records(kind: str, file: str = "records.json") -> str:
     """All records of a committed benchmark, ``cpu`` or ``gpu``, fastest first within each group."""
-    records = [r for r in _records(kind, "bench") if r["what"] != "augment"]
+    records = [r for r in _records(kind, "bench", file) if r["what"] != "augment"]
     records.sort(key=lambda r: (r["what"] != "train", -r["kernel_size"], -r["images_per_second"]))
     fp16 = any(r.get("ratio_to_plain_fp16") for r in records)
     names = [
@@ -101,6 +101,26 @@ def bench_records(kind: str) -> str:
     return "\n".join(lines)
 
 
+def sweep_table(file: str) -> str:
+    """How the fast engine's speed changes with each size, training and inference in both precisions."""
+    lines = []
+    records = _records("cpu", "bench", file)
+    for axis in dict.fromkeys(r["axis"] for r in records):
+        group = [r for r in records if r["axis"] == axis]
+        columns = list(dict.fromkeys((r["what"], r["precision"]) for r in group))
+        heads = [f"{what}, {precision}" for what, precision in columns]
+        lines += [f"| {axis} | {' | '.join(heads)} |", "| --- " * (len(heads) + 1) + "|"]
+        for value in dict.fromkeys(r["value"] for r in group):
+            cells = {(r["what"], r["precision"]): r for r in group if r["value"] == value}
+            told = [
+                f"{r['fast_flops_per_second'] / 1e9:.0f} ({r['fast_ratio']:.2f}, {r['auto_ratio']:.2f})"
+                for r in map(cells.__getitem__, columns)
+            ]
+            lines.append(f"| {value} | {' | '.join(told)} |")
+        lines.append("")
+    return "\n".join(lines[:-1])
+
+
 def gpu_table() -> str:
     """Training on a GPU from the committed benchmark: the fast engine beside what else there is."""
     records = [r for r in _records("gpu", "bench") if r["what"] == "train"]
@@ -113,9 +133,9 @@ def gpu_table() -> str:
     return "\n".join(lines)
 
 
-def augmentation() -> str:
-    """The augmentation on a GPU beside Pillow, and how long a training step waits for it."""
-    (record,) = (r for r in _records("gpu", "bench") if r["what"] == "augment")
+def augmentation(kind: str, file: str = "records.json") -> str:
+    """The augmentation beside Pillow, and how long a training step waits for it."""
+    (record,) = (r for r in _records(kind, "bench", file) if r["what"] == "augment")
     return (
         f"Batched: {record['images_per_second']:,.0f} img/s ({record['slowest']:,.0f} to {record['fastest']:,.0f}); "
         f"Pillow in {record['pillow_workers']} processes in the same run: {record['pillow_images_per_second']:,.0f} "
@@ -167,16 +187,14 @@ def _recipe_text(changes: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _records(kind: str, name: str) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = json.loads(
-        (ROOT / "results" / kind / name / "records.json").read_text(encoding="utf-8")
-    )
+def _records(kind: str, name: str, file: str = "records.json") -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = json.loads((ROOT / "results" / kind / name / file).read_text(encoding="utf-8"))
     return records
 
 
 def engine_facts() -> str:
     """Figures of the engine that are no comparison of speed."""
-    facts = json.loads((ROOT / "results" / "cpu" / "engine" / "records.json").read_text(encoding="utf-8"))
+    facts = _records("cpu", "engine")
     rows = [f"| {fact['name']} | {fact['value']:.3g} {fact['unit']}".rstrip() + " |" for fact in facts]
     return "\n".join([f"| {facts[0]['device_name']}, PyTorch {facts[0]['torch']} | |", "| --- | --- |", *rows])
 
@@ -236,10 +254,17 @@ MADE: dict[Path, dict[str, Callable[[], str]]] = {
         "bench": bench_table,
         "tree": tree,
     },
-    ROOT / "results" / "cpu" / "bench" / "README.md": {"records": partial(bench_records, "cpu")},
+    ROOT / "results" / "cpu" / "bench" / "README.md": {
+        "records": partial(bench_records, "cpu"),
+        "avx512": partial(bench_records, "cpu", "avx512.json"),
+        "avx2": partial(bench_records, "cpu", "avx2.json"),
+        "no-compiler": partial(bench_records, "cpu", "no-compiler.json"),
+        "augmentation": partial(augmentation, "cpu", "augment.json"),
+        "sweep": partial(sweep_table, "sweep.json"),
+    },
     ROOT / "results" / "gpu" / "README.md": {
         "records": partial(bench_records, "gpu"),
-        "augmentation": augmentation,
+        "augmentation": partial(augmentation, "gpu"),
         "search": partial(recipe_search, False),
         "small": partial(recipe_search, True),
     },

@@ -231,8 +231,8 @@ class TrainConfig(Checked):
     """Parts of a batch that go through the model one after the other, to save memory; the statistics of batch
     normalisation are those of a part."""
     optimizer: Optimizer = "adamw"
-    """adamw; sgd (with Nesterov momentum); muon (orthogonal steps for the weights of pointwise convolutions, with a
-    learning rate of their own, and adamw for all others)."""
+    """adamw; sgd (with Nesterov momentum); muon (orthogonal steps for the weights of pointwise and patch convolutions,
+    with a learning rate of their own, and adamw for all others)."""
     lr: float = 0.01
     """Peak learning rate."""
     matrix_lr: float = 0.02

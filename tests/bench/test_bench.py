@@ -28,7 +28,10 @@ def job(what: str = "train", setting: str = "plain", device: str = "cpu", image_
     return Job(what, "tiny", TINY, 10, 4, image_size, setting, device, 1)
 
 
-def test_records_of_a_small_run(tmp_path: Path) -> None:
+def test_records_of_a_small_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    monkeypatch.setenv("CONVMIXER_NATIVE", "0")
     config = BenchConfig(
         models=("convmixer",),
         what=("infer",),
@@ -49,6 +52,8 @@ def test_records_of_a_small_run(tmp_path: Path) -> None:
     assert by_setting["plain"].peak_bytes > 0
     assert all(r.slowest <= r.images_per_second <= r.fastest for r in records)
     assert all(r.gemm_flops_per_second > r.flops_per_second > 0 and r.bytes_per_second > 0 for r in records)
+    assert {r.limited_by for r in records} == {"ONEDNN_MAX_CPU_ISA=AVX2 CONVMIXER_NATIVE=0"}
+    assert "CONVMIXER_NATIVE=0" in format_table(records)
     write_json(records, tmp_path / "records.json")
     wanted = "what model kernel_size batch_size engine setting images_per_second ratio_to_plain peak_bytes"
     assert set(wanted.split()) <= set(json.loads((tmp_path / "records.json").read_text())[0])

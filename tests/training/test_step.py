@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from convmixer.config import TrainConfig
 from convmixer.models import ConvMixer, create_model
 from convmixer.training.muon import orthogonalize
-from convmixer.training.optimizers import Joint
+from convmixer.training.optimizers import Joint, build_optimizer
 from convmixer.training.step import TrainStep
 
 CPU = torch.device("cpu")
@@ -94,16 +94,27 @@ def test_sgd_is_written_out(momentum: float) -> None:
         torch.testing.assert_close(ours, expected)
 
 
-def test_muon_takes_pointwise_weights_and_adamw_the_rest() -> None:
+def test_muon_takes_what_mixes_channels_and_adamw_the_rest() -> None:
     fields: dict[str, Any] = {"lr": 1e-3, "matrix_lr": 0.1, "weight_decay": 0.0, "clip_norm": 0.0}
     steps = [new_step(optimizer=name, **fields) for name in ("muon", "adamw")]
     by_muon, by_adamw = map(moved, steps)
     gradients: dict[str, Any] = {name: parameter.grad for name, parameter in steps[1].model.named_parameters()}
     for name, change in by_muon.items():
         expected = by_adamw[name]
-        if name in ("blocks.0.1.weight", "blocks.1.1.weight"):  # the first momentum points where the gradient does
-            expected = -0.1 * orthogonalize(gradients[name].flatten(1)[None]).view_as(change)
+        if name in ("stem.0.weight", "blocks.0.1.weight", "blocks.1.1.weight"):
+            matrix = gradients[name].flatten(1)  # the first momentum points where the gradient does
+            length = 0.1 * max(1.0, len(matrix) / matrix.shape[1]) ** 0.5
+            expected = -length * orthogonalize(matrix[None]).view_as(change)
         torch.testing.assert_close(change, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_muon_takes_the_patches_of_grey_images_but_no_depthwise_kernel() -> None:
+    model = create_model("convmixer", in_channels=1, dim=8, depth=1, kernel_size=3)
+    optimizer = build_optimizer(model, TrainConfig(optimizer="muon"))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = [group for group in optimizer.param_groups if "betas" not in group]
+    taken = {names[id(parameter)] for group in groups for parameter in group["params"]}
+    assert taken == {"stem.0.weight", "blocks.0.1.weight"}
 
 
 @pytest.mark.parametrize("variant", ["rh", "lc", "bn"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _PROCESSES = 40  # at the same time, on a GPU
+_LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "CONVMIXER_NATIVE")
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class Record:
     """What one large matrix product reaches on this machine in the setting's precision."""
     bytes_per_second: float
     """What copying a large tensor reaches on this machine, read and written."""
+    limited_by: str
+    """The environment variables that keep libraries from using all of the CPU, as they were set."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,7 @@ def _records(jobs: Sequence[Job], measured: Sequence[Sequence[Measurement]], mac
                 flops_per_byte=work / roofline.least_bytes(job),
                 gemm_flops_per_second=machine.gemm_flops_per_second[job.how.precision],
                 bytes_per_second=machine.bytes_per_second,
+                limited_by=" ".join(f"{name}={os.environ[name]}" for name in _LIMITS if os.environ.get(name)),
             )
         )
     return records
@@ -187,7 +192,8 @@ def _ratio(reference: Sequence[float], seconds: Sequence[float]) -> float:
 def explain(config: BenchConfig) -> list[tuple[str, str, str, str, str, int]]:
     """How the fast engine runs: (what, model, setting, operation, implementation, calls in one step).
 
-    "native" and "triton" are our kernels, "reference" the same in PyTorch, "plain" a module that was not recognised.
+    "native" and "triton" are our kernels, "reference" the same in PyTorch, "product" and "convolution" its two ways to
+    multiply, "plain" a module that was not recognised.
     """
     kind = chosen_kind(config)
     chosen = config.chosen(kind)
@@ -209,7 +215,8 @@ def format_table(records: Sequence[Record]) -> str:
     for key in dict.fromkeys((r.what, r.model, r.batch_size) for r in records):
         group = [r for r in records if (r.what, r.model, r.batch_size) == key]
         fp16 = any(r.ratio_to_plain_fp16 is not None for r in group)
-        lines.append(f"{key[0]} {key[1]}, batch {key[2]}, {group[0].device_name}")
+        limits = f", {group[0].limited_by}" if group[0].limited_by else ""
+        lines.append(f"{key[0]} {key[1]}, batch {key[2]}, {group[0].device_name}{limits}")
         heads = ["setting", "img/s", "(range)", "÷ plain", *(["÷ plain+fp16"] if fp16 else []), "GEMM peak", "memory"]
         rows = [heads]
         for r in sorted(group, key=lambda r: -r.images_per_second):

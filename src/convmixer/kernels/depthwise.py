@@ -77,10 +77,9 @@ def convolve_weight_gradient(
         banded = prefers_banded("weight_gradient", x, kernel_size, shape)
     if banded:
         products = torch.bmm(x.view(channels, images, pixels).transpose(1, 2), g.view(channels, images, pixels))
-        taps = _taps(kernel_size, height, width, x.device)
-        sums = torch.zeros(channels, kernel_size**2 + 1, dtype=dtype, device=x.device)
-        sums.index_add_(1, taps.flatten(), products.view(channels, -1).to(dtype))
-        return sums[:, :-1].reshape(channels, kernel_size, kernel_size)
+        entries, inside = _entries(kernel_size, height, width, x.device)
+        used = products.view(channels, -1)[:, entries].to(dtype) * inside
+        return used.sum(2).view(channels, kernel_size, kernel_size)
     weight = torch.empty(channels, 1, kernel_size, kernel_size, dtype=dtype, device=x.device)
     maps, gradient = to_maps(x, shape).to(dtype), to_maps(g, shape).to(dtype)
     same = [kernel_size // 2] * 2
@@ -117,3 +116,18 @@ def _taps(kernel_size: int, height: int, width: int, device: torch.device) -> Te
     dy, dx = rows[:, None] - rows, columns[:, None] - columns
     inside = (dy.abs() <= radius) & (dx.abs() <= radius)
     return torch.where(inside, (dy + radius) * kernel_size + dx + radius, kernel_size**2)
+
+
+@functools.lru_cache(maxsize=8)
+def _entries(kernel_size: int, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(k², H·W): where in a flattened band matrix the entries of each tap are, one for each input position.
+
+    Beside it 1, or 0 where the tap leads out of the image from that position, and the entry is another one.
+    """
+    radius, positions = kernel_size // 2, torch.arange(height * width, device=device)
+    offsets = torch.arange(kernel_size, device=device) - radius
+    rows = positions // width - offsets.repeat_interleave(kernel_size)[:, None]
+    columns = positions % width - offsets.repeat(kernel_size)[:, None]
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    outputs = torch.where(inside, rows * width + columns, 0)
+    return positions * (height * width) + outputs, inside

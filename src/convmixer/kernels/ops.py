@@ -47,13 +47,13 @@ def run_normalize(
         return triton_ops.normalize(u, bias, gamma, beta, statistics, residual, image_scale, shape, activation, eps)
     if how == "reference":
         stage = Stage(bias, gamma, beta, eps)
-        parts = [
-            reference.normalize(
+        return reference.by_channels(
+            u,
+            (0, 1),
+            lambda c: reference.normalize(
                 u[c], stage.of(c), _of(statistics, c), _rows(residual, c), image_scale, shape, activation
-            )
-            for c in reference.channel_slices(u)
-        ]
-        return torch.cat([y for y, _ in parts]), torch.cat([used for _, used in parts], 1)
+            ),
+        )
     out = torch.empty_like(u)
     used = u.new_empty((2, u.shape[0]), dtype=torch.float32) if statistics is None else statistics.clone()
     tensors = {"input": u, "bias0": bias, "gamma0": gamma, "beta0": beta, "statistics": used, "output": out}
@@ -88,13 +88,13 @@ def run_normalize_backward(
         )
     if how == "reference":
         stage = Stage(bias, gamma, gamma, eps)  # beta has no part in the gradients
-        parts = [
-            reference.normalize_backward(
+        return reference.by_channels(
+            u,
+            (0, 1),
+            lambda c: reference.normalize_backward(
                 d[c], u[c], stage.of(c), statistics[:, c], of_batch, image_scale, shape, activation
-            )
-            for c in reference.channel_slices(u)
-        ]
-        return torch.cat([du for du, _ in parts]), torch.cat([gradients for _, gradients in parts], 1)
+            ),
+        )
     du = torch.empty_like(u)
     gradients = gamma.new_empty((3, u.shape[0]))
     tensors = {"input": u, "gradient": d.contiguous(), "bias0": bias, "gamma0": gamma, "beta0": gamma, "output": du}
@@ -136,8 +136,10 @@ def run_mix(
         return triton_ops.mix(u, *stages_of, statistics, image_scale, shape, activation, eps, add_input)
     if how == "reference":
         stages = Stage(bias0, gamma0, beta0, eps[0]), Stage(bias1, gamma1, beta1, eps[1])
-        parts = [
-            reference.mix(
+        return reference.by_channels(
+            u,
+            (0, 0, 1),
+            lambda c: reference.mix(
                 u[c],
                 stages[0].of(c),
                 weight[c],
@@ -147,11 +149,9 @@ def run_mix(
                 shape,
                 activation,
                 add_input,
-            )
-            for c in reference.channel_slices(u)
-        ]
-        v = torch.cat([v for _, v, _ in parts]) if keep_hidden else u.new_empty(0)
-        return torch.cat([y for y, _, _ in parts]), v, torch.cat([used for _, _, used in parts], 1)
+                keep_hidden,
+            ),
+        )
     out = torch.empty_like(u)
     hidden = torch.empty_like(u) if keep_hidden else None
     used = u.new_empty((4, u.shape[0]), dtype=torch.float32) if statistics is None else statistics.clone()
@@ -196,8 +196,10 @@ def run_mix_backward(
         )
     if how == "reference":
         stages = Stage(bias0, gamma0, beta0, eps[0]), Stage(None, gamma1, gamma1, eps[1])
-        parts = [
-            reference.mix_backward(
+        return reference.by_channels(
+            u,
+            (0, 0, 1),
+            lambda c: reference.mix_backward(
                 d[c],
                 u[c],
                 hidden[c],
@@ -210,11 +212,8 @@ def run_mix_backward(
                 shape,
                 activation,
                 add_input,
-            )
-            for c in reference.channel_slices(u)
-        ]
-        columns = list(zip(*parts, strict=True))
-        return torch.cat(columns[0]), torch.cat(columns[1]), torch.cat(columns[2], 1)
+            ),
+        )
     du, dw, gradients = torch.empty_like(u), torch.empty_like(weight), gamma0.new_empty((6, u.shape[0]))
     tensors = {"input": u, "gradient": d.contiguous(), "hidden_in": hidden, "bias0": bias0, "gamma0": gamma0}
     tensors |= {"beta0": beta0, "weight": weight, "gamma1": gamma1, "beta1": gamma1, "statistics": statistics}

@@ -3,20 +3,23 @@
 Shapes: C channels, N images of H × W; u, d, results (C, N·H·W) in the storage dtype; parameters (C,) and statistics in
 the arithmetic dtype: float32 for bfloat16 storage, else that of the storage. shape = (N, H, W).
 
-A stage is activation, then batch normalisation: y = γ (a - μ) / √(σ² + ε) + β with a = activation(u + bias);
-arXiv 1502.03167, the gradients in its section 3. The order, activation first, is the paper's (arXiv 2201.09792).
+A stage is activation, then batch normalisation: y = γ (a - μ) / √(σ² + ε) + β with a = activation(u + bias), σ² biased;
+arXiv 1502.03167. The order, activation first, is the paper's (arXiv 2201.09792).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from convmixer.kernels.depthwise import convolve, convolve_input_gradient, convolve_weight_gradient
+
+Results = TypeVar("Results", bound=tuple[Tensor, ...])
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,25 @@ CHUNK = 1 << 18
 """Elements of a tensor worked on at once on a CPU, so that each step of an operation finds them in the cache."""
 
 
-def channel_slices(u: Tensor) -> Iterator[slice]:
-    """The channels in parts of about :data:`CHUNK` elements; all at once on other devices."""
+def by_channels(u: Tensor, axes: Sequence[int], compute: Callable[[slice], Results]) -> Results:
+    """The results of ``compute`` for the channels of u, each put together along its axis of ``axes``.
+
+    On a CPU some channels of about :data:`CHUNK` elements at a time; all at once on other devices.
+    """
     channels = u.shape[0] if u.device.type != "cpu" else max(1, CHUNK // max(1, u.shape[1]))
-    return (slice(first, first + channels) for first in range(0, u.shape[0], channels))
+    if channels >= u.shape[0]:
+        return compute(slice(0, u.shape[0]))
+    whole: list[Tensor] = []
+    for first in range(0, u.shape[0], channels):
+        parts = compute(slice(first, first + channels))
+        if not whole:
+            sizes = [list(part.shape) for part in parts]
+            for size, axis in zip(sizes, axes, strict=True):
+                size[axis] = u.shape[0] if size[axis] else 0
+            whole = [part.new_empty(size) for part, size in zip(parts, sizes, strict=True)]
+        for result, part, axis in zip(whole, parts, axes, strict=True):
+            result.narrow(axis, min(first, result.shape[axis]), part.shape[axis]).copy_(part)
+    return cast(Results, tuple(whole))
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
@@ -65,7 +83,7 @@ def arithmetic(u: Tensor) -> torch.dtype:
 def batch_statistics(a: Tensor) -> Tensor:
     """(2, C): mean and biased variance of each row."""
     mean = a.mean(1)
-    return torch.stack([mean, (a - mean[:, None]).square().mean(1)])
+    return torch.stack([mean, torch.linalg.vector_norm(a - mean[:, None], dim=1).square() / a.shape[1]])
 
 
 def _scaled(y: Tensor, image_scale: Tensor | None, shape: Sequence[int]) -> Tensor:
@@ -80,8 +98,7 @@ def _preactivation(u: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _normalized(a: Tensor, stage: Stage, statistics: Tensor) -> Tensor:
-    scale = stage.gamma * torch.rsqrt(statistics[1] + stage.eps)
-    return (a - statistics[0, :, None]) * scale[:, None] + stage.beta[:, None]
+    return F.batch_norm(a[None], statistics[0], statistics[1], stage.gamma, stage.beta, eps=stage.eps)[0]
 
 
 def normalize(
@@ -117,15 +134,13 @@ def normalize_backward(
     """Gradients of :func:`normalize`: of u, and (3, C) of bias, gamma, beta. The residual's gradient is d itself."""
     d = _scaled(d.to(arithmetic(u)), image_scale, shape)
     x = _preactivation(u, stage.bias)
-    centred = activate(x, activation) - statistics[0, :, None]
-    reciprocal = torch.rsqrt(statistics[1] + stage.eps)
-    beta, product = d.sum(1), (d * centred).sum(1)
-    da = d
-    if of_batch:
-        size = u.shape[1]
-        da = d - (beta / size)[:, None] - centred * (product * reciprocal**2 / size)[:, None]
-    du = activation_gradient(da * (stage.gamma * reciprocal)[:, None], x, activation)
-    return du.to(u.dtype), torch.stack([du.sum(1), product * reciprocal, beta])
+    mean, variance = statistics
+    used = (mean, variance, mean, torch.rsqrt(variance + stage.eps))  # as running statistics, and as the batch's
+    da, gamma, beta = torch.ops.aten.native_batch_norm_backward(
+        d[None], activate(x, activation)[None], stage.gamma, *used, of_batch, stage.eps, [True, True, True]
+    )
+    du = activation_gradient(da[0], x, activation)
+    return du.to(u.dtype), torch.stack([du.sum(1), gamma, beta])
 
 
 def mix(
@@ -138,18 +153,19 @@ def mix(
     shape: Sequence[int],
     activation: str,
     add_input: bool,
+    keep_hidden: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """From x = first stage of u and v = depthwise(x) + bias: second stage of v times the images' factors, plus x.
 
     Returns:
-        The result, the pre-activations v, and the (4, C) statistics of both stages.
+        The result, the pre-activations v (empty without ``keep_hidden``), and the (4, C) statistics of both stages.
     """
     given = (None, None) if statistics is None else (statistics[:2], statistics[2:])
     x, used = normalize(u, first, given[0], None, None, shape, activation)
     v = _preactivation(convolve(x, weight, shape), second.bias).to(u.dtype)
     behind = Stage(None, second.gamma, second.beta, second.eps)
     y, used_behind = normalize(v, behind, given[1], x if add_input else None, image_scale, shape, activation)
-    return y, v, torch.cat([used, used_behind])
+    return y, v if keep_hidden else v.new_empty(0), torch.cat([used, used_behind])
 
 
 def mix_backward(

@@ -39,10 +39,10 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon with Nesterov momentum and decoupled weight decay, for the weights of pointwise convolutions.
+    """Muon with Nesterov momentum and decoupled weight decay, for the weights of pointwise and patch convolutions.
 
     Args:
-        weights: parameters (M, N, 1, 1) float32, each seen as an (M, N) matrix.
+        weights: parameters (M, C, k, k) float32, each seen as an (M, N) matrix with N = C·k·k.
         lr: length of a step in singular values of the update, times sqrt(max(1, M / N)) as in Jordan et al.
         momentum: how much of the mean of earlier gradients stays.
         weight_decay: the weights shrink by this, times ``lr``.

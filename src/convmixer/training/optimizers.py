@@ -20,17 +20,17 @@ def build_optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Opti
     """
     parameters = list(model.parameters())
     device = parameters[0].device
-    matrices = [p for p in parameters if _is_matrix(p)] if settings.optimizer == "muon" else []
+    matrices = _matrices(model) if settings.optimizer == "muon" else []
     chosen = {id(matrix) for matrix in matrices}
     groups = _decay_groups([p for p in parameters if id(p) not in chosen], settings)
-    on_cuda = device.type == "cuda"
+    on_cuda, fused = device.type == "cuda", device.type in ("cpu", "cuda") or None
     optimizer: torch.optim.Optimizer
     if settings.optimizer == "sgd":
         optimizer = torch.optim.SGD(
-            groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0, fused=on_cuda or None
+            groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0, fused=fused
         )
     else:
-        optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=on_cuda or None, capturable=on_cuda)
+        optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=fused, capturable=on_cuda)
     if matrices:
         muon = Muon(matrices, lr=settings.matrix_lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
         optimizer = Joint(optimizer, muon)
@@ -40,9 +40,10 @@ def build_optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Opti
     return optimizer
 
 
-def _is_matrix(parameter: Tensor) -> bool:
-    """Whether it is the weight of a 1×1 convolution that mixes channels."""
-    return parameter.dim() == 4 and parameter.shape[2:] == (1, 1) and parameter.shape[1] > 1
+def _matrices(model: nn.Module) -> list[Tensor]:
+    """The weights of convolutions that mix all channels: 1×1, and those of patches."""
+    convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
+    return [convolution.weight for convolution in convolutions if convolution.groups == 1]
 
 
 def _decay_groups(parameters: list[Tensor], settings: TrainConfig) -> list[dict[str, Any]]:
