@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("convmixer.models")
 
 SMALL_WORK = 2e7  # multiply-adds of a batch; below, all takes milliseconds
-_PROBE_WORK = {"cpu": 2e8, "cuda": 2e10}  # multiply-adds of a measurement's forward pass, if one image has no more
+_PROBE_WORK = {"cpu": 1e9, "cuda": 2e10}  # multiply-adds of a measurement's forward pass, if one image has no more
 _PROBE_SECONDS = 0.2
 _MARGIN = 0.95  # the fast engine has to be faster by this factor
 
@@ -37,10 +37,28 @@ def choose(model: ConvMixer, x: Tensor, captured: bool = False) -> Literal["plai
     """
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():  # nothing can be measured in a graph
         return model.last_choice if engine.can_run(model, x) else "plain"
-    if x.device.type not in _PROBE_WORK or torch.compiler.is_exporting() or not engine.can_run(model, x):
+    if x.device.type not in _PROBE_WORK or torch.compiler.is_exporting():
         return "plain"
     if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():  # nor in a CUDA graph
-        return model.last_choice
+        return model.last_choice if engine.can_run(model, x) else "plain"
+    state = _state(model, x, captured)
+    chosen = model.choices.get(state)
+    if chosen != "plain" and not engine.can_run(model, x):  # asked each time: the model may have been changed
+        return "plain"
+    if chosen is None:
+        chosen = model.choices[state] = _faster(model, x, captured)
+    model.last_choice = chosen
+    return chosen
+
+
+def _state(model: ConvMixer, x: Tensor, captured: bool) -> tuple[object, ...]:
+    """What the choice depends on, for one model."""
+    autocast = torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type)
+    modes = model.training, torch.is_grad_enabled(), captured
+    return x.shape, x.dtype, x.device, autocast, *modes, torch.get_num_threads()
+
+
+def _faster(model: ConvMixer, x: Tensor, captured: bool) -> Literal["plain", "fast"]:
     images, work = _work(model, x)
     if work < SMALL_WORK:
         return "plain"
@@ -52,7 +70,6 @@ def choose(model: ConvMixer, x: Tensor, captured: bool = False) -> Literal["plai
             measurements.keep(key, timings)
         _known[key] = "fast" if timings["fast"] < _MARGIN * timings["plain"] else "plain"
         logger.info("engine %s for %s: %s", _known[key], key, timings)
-    model.last_choice = _known[key]
     return _known[key]
 
 

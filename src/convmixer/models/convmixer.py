@@ -73,7 +73,8 @@ class ConvMixer(nn.Module):
         self.patch_size = patch_size
         self._make_head = head
         self._constants: fast.Constants | None = None
-        # Of engine "auto": a compiled model runs as its last eager pass did.
+        # Of engine "auto": what was chosen, by state of model and input. A compiled model runs as its last eager pass.
+        self.choices: dict[tuple[object, ...], Literal["plain", "fast"]] = {}
         self.last_choice: Literal["plain", "fast"] = "plain"
         self.set_engine(engine)
         patches = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
@@ -154,6 +155,9 @@ class ConvMixer(nn.Module):
         """Images (N, C, H, W) → feature maps (N, h, H', W')."""
         if self.engine_for(x) == "fast":
             return layout.to_maps(*self._fast_features(x)).contiguous()
+        return self._plain_features(x)
+
+    def _plain_features(self, x: torch.Tensor) -> torch.Tensor:
         maps: torch.Tensor = self.blocks(self.stem(x))
         return maps
 
@@ -164,8 +168,9 @@ class ConvMixer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images (N, C, H, W) → logits (N, n_classes)."""
-        if self.engine_for(x) == "fast" and fast.pools_by_mean(self.pooling):
-            pooled = self.head_drop(fast.pooled(*self._fast_features(x)))
-            logits: torch.Tensor = self.head(pooled)
-            return logits
-        return self.forward_head(self.forward_features(x))
+        if self.engine_for(x) == "plain":
+            return self.forward_head(self._plain_features(x))
+        if not fast.pools_by_mean(self.pooling):
+            return self.forward_head(self.forward_features(x))
+        logits: torch.Tensor = self.head(self.head_drop(fast.pooled(*self._fast_features(x))))
+        return logits
