@@ -126,10 +126,12 @@ def _measured(job: Job, axis: str, value: int, precision: Storage, rounds: int) 
     models = [build(one) for one in jobs]
     steps = [step_of(one, model) for one, model in zip(jobs, models, strict=True)]
     repeats = [timing.warm_up(step, device, _SECONDS) for step in steps]
-    taken = [
-        [timing.seconds_of(step, count, device) for step, count in zip(steps, repeats, strict=True)]
-        for _ in range(rounds)
-    ]
+    taken = [[0.0] * len(steps) for _ in range(rounds)]
+    for turn, seconds in enumerate(taken):
+        order = range(len(steps)) if turn % 2 == 0 else reversed(range(len(steps)))
+        for i in order:  # there and back: what runs after its like finds its memory in the cache
+            steps[i]()
+            seconds[i] = timing.seconds_of(steps[i], repeats[i], device)
     plain, fast, auto = (job.batch_size / statistics.median(column) for column in zip(*taken, strict=True))
     return SweepRecord(
         axis=axis,

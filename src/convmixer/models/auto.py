@@ -24,6 +24,7 @@ logger = logging.getLogger("convmixer.models")
 
 SMALL_WORK = 2e7  # multiply-adds of a batch; below, all takes milliseconds
 _PROBE_WORK = {"cpu": 1e9, "cuda": 2e10}  # multiply-adds of a measurement's forward pass, if one image has no more
+_INFERENCE = 4  # times as many without gradients: a pass takes less time, and small ones stay in the caches
 _PROBE_SECONDS = 0.2
 _MARGIN = 0.95  # the fast engine has to be faster by this factor
 
@@ -111,7 +112,8 @@ def _work(model: ConvMixer, x: Tensor) -> tuple[int, float]:
     weights = sum(p.numel() for p in model.blocks[0].parameters() if p.dim() == 4)
     positions = (x.shape[2] // model.patch_size) * (x.shape[3] // model.patch_size)
     work = weights * positions
-    images = max(1, int(_PROBE_WORK[x.device.type] / work))
+    limit = _PROBE_WORK[x.device.type] * (1 if torch.is_grad_enabled() else _INFERENCE)
+    images = max(1, int(limit / work))
     if x.shape[0] > images:
         images = 1 << (images.bit_length() - 1)
     return min(images, x.shape[0]), float(work) * x.shape[0] * len(model.blocks)
