@@ -135,13 +135,17 @@ def gpu_table() -> str:
 
 def augmentation(kind: str, file: str = "records.json") -> str:
     """The augmentation beside Pillow, and how long a training step waits for it."""
-    (record,) = (r for r in _records(kind, "bench", file) if r["what"] == "augment")
+    records = [r for r in _records(kind, "bench", file) if r["what"] == "augment"]
+    record = records[0]  # the networks differ, the images do not
+    waits = "; ".join(
+        f"of {r['model']} takes {r['step_seconds'] * 1000:.2f} ms and waits {r['wait_share']:.2%} of it for its images"
+        for r in records
+    )
     return (
         f"Batched: {record['images_per_second']:,.0f} img/s ({record['slowest']:,.0f} to {record['fastest']:,.0f}); "
         f"Pillow in {record['pillow_workers']} processes in the same run: {record['pillow_images_per_second']:,.0f} "
-        f"({record['pillow_slowest']:,.0f} to {record['pillow_fastest']:,.0f}). A training step of "
-        f"{record['model']} takes {record['step_seconds'] * 1000:.2f} ms and waits {record['wait_share']:.2%} of it "
-        f"for its images. {record['device_name']}, batch {record['batch_size']}."
+        f"({record['pillow_slowest']:,.0f} to {record['pillow_fastest']:,.0f}). A training step {waits}. "
+        f"{record['device_name']}, batch {record['batch_size']}."
     )
 
 
@@ -278,8 +282,10 @@ def filled(document: Path) -> str:
     text = document.read_text(encoding="utf-8")
     for name, make in MADE[document].items():
         start, end = f"<!-- made: {name} -->\n", f"\n<!-- end: {name} -->"
-        before, _, rest = text.partition(start)
-        _, _, after = rest.partition(end)
+        before, opened, rest = text.partition(start)
+        _, closed, after = rest.partition(end)
+        if not (opened and closed):
+            raise SystemExit(f"{document}: the comments around {name!r} are missing, or have no line between them")
         text = before + start + make() + end + after
     return text
 
