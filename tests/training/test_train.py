@@ -79,7 +79,7 @@ def test_the_loop_does_what_a_plain_one_does(tmp_path: Path, digits: Dataset) ->
     torch.manual_seed(config.seed)
     device, info = torch.device("cpu"), digits.info
     model = build_model(config.architecture, len(info.classes), info.channels)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.1, fused=True)
     augment = Augment(config.augment, mean=info.mean, mirror=False)
     batches = TrainBatches(digits.splits["train"], 400, config.seed, augment, Normalize(info, device), device)
     losses, step = [], 0
