@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _PROCESSES = 40  # at the same time, on a GPU
+_EXPLAINED_PIXELS = 1 << 14  # of a batch: what runs as what depends little on more of them
 _LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "CONVMIXER_NATIVE")
 
 
@@ -197,12 +198,13 @@ def explain(config: BenchConfig) -> list[tuple[str, str, str, str, str, int]]:
     """
     kind = chosen_kind(config)
     chosen = config.chosen(kind)
+    images = max(2, _EXPLAINED_PIXELS // config.image_size**2)
     fast = [name for name, how in chosen.items() if how.engine == "fast" and not how.graph] or ["fast"]
     rows: list[tuple[str, str, str, str, str, int]] = []
     for model in config.models:
         for what in config.work:
             for name in fast:
-                job = Job.of_preset(what, model, 2, config.image_size, name, kind, torch.get_num_threads())
+                job = Job.of_preset(what, model, images, config.image_size, name, kind, torch.get_num_threads())
                 with dispatch.record() as ran:
                     step_of(job)()
                 rows += [(what, model, name, operation, how, count) for (operation, how), count in sorted(ran.items())]
