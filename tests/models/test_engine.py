@@ -216,6 +216,7 @@ def test_without_native_kernels_the_results_stay(monkeypatch: pytest.MonkeyPatch
     with dispatch.record() as ran:
         assert_same_training(plain, model, torch.randn(20, 3, 12, 10))
     assert {implementation for operation, implementation in ran if operation != "pointwise"} == {"reference"}
+    assert {implementation for operation, implementation in ran if operation == "pointwise"} == {"product"}
 
 
 def test_two_runs_are_bit_identical() -> None:
