@@ -100,29 +100,24 @@ def from_maps(maps: Tensor) -> Tensor:
 
 
 def band_matrices(weight: Tensor, height: int, width: int) -> Tensor:
-    """(C, k, k) → (C, H·W, H·W): entry (i, o) is what input position i contributes to output position o."""
-    channels, kernel_size = weight.shape[0], weight.shape[-1]
-    taps = _taps(kernel_size, height, width, weight.device)
-    with_zero = torch.cat([weight.reshape(channels, -1), weight.new_zeros(channels, 1)], dim=1)
-    return with_zero[:, taps]
+    """(C, k, k) → (C, H·W, H·W): entry (i, o) is what input position i contributes to output position o.
 
-
-@functools.lru_cache(maxsize=8)
-def _taps(kernel_size: int, height: int, width: int, device: torch.device) -> Tensor:
-    """(H·W, H·W): index of the tap that leads from input to output position, k² where there is none."""
-    radius = kernel_size // 2
-    rows = torch.arange(height, device=device).repeat_interleave(width)
-    columns = torch.arange(width, device=device).repeat(height)
-    dy, dx = rows[:, None] - rows, columns[:, None] - columns
-    inside = (dy.abs() <= radius) & (dx.abs() <= radius)
-    return torch.where(inside, (dy + radius) * kernel_size + dx + radius, kernel_size**2)
+    That depends only on how far apart their rows and their columns are. So with the kernel turned and zeros around it,
+    the entries for one column of i are a slice of its columns, and those for one row of i a slice of its rows: pieces
+    that lie together in memory, which is several times as fast as gathering entries one by one.
+    """
+    across, down = (side - 1 - weight.shape[-1] // 2 for side in (width, height))
+    kernel = torch.nn.functional.pad(weight.flip(-1, -2), (across, across, down, down))
+    columns = torch.stack([kernel[:, :, x : x + width] for x in reversed(range(width))], dim=1)
+    matrices = torch.stack([columns[:, :, y : y + height] for y in reversed(range(height))], dim=1)
+    return matrices.view(len(weight), height * width, height * width)
 
 
 @functools.lru_cache(maxsize=8)
 def _entries(kernel_size: int, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """(k², H·W): where in a flattened band matrix the entries of each tap are, one for each input position.
 
-    Beside it 1, or 0 where the tap leads out of the image from that position, and the entry is another one.
+    Beside it whether there is one: a tap may lead out of the image, and the entry is then another one.
     """
     radius, positions = kernel_size // 2, torch.arange(height * width, device=device)
     offsets = torch.arange(kernel_size, device=device) - radius

@@ -29,6 +29,11 @@ def _rows(x: Tensor | None, channels: slice) -> Tensor | None:
     return None if x is None else x[channels]
 
 
+def _used(u: Tensor, statistics: Tensor | None, rows: int) -> Tensor:
+    """The statistics that an operation returns: a copy of those given, or room for the batch's own."""
+    return u.new_empty((rows, u.shape[0]), dtype=arithmetic(u)) if statistics is None else statistics.clone()
+
+
 def run_normalize(
     u: Tensor,
     bias: Tensor,
@@ -45,17 +50,16 @@ def run_normalize(
     how = choose("normalize", u)
     if how == "triton":
         return triton_ops.normalize(u, bias, gamma, beta, statistics, residual, image_scale, shape, activation, eps)
+    out, used = torch.empty_like(u), _used(u, statistics, 2)
     if how == "reference":
         stage = Stage(bias, gamma, beta, eps)
-        return reference.by_channels(
-            u,
-            (0, 1),
-            lambda c: reference.normalize(
-                u[c], stage.of(c), _of(statistics, c), _rows(residual, c), image_scale, shape, activation
-            ),
-        )
-    out = torch.empty_like(u)
-    used = u.new_empty((2, u.shape[0]), dtype=torch.float32) if statistics is None else statistics.clone()
+
+        def compute(c: slice) -> Sequence[Tensor]:
+            own = stage.of(c), _of(statistics, c), _rows(residual, c)
+            return reference.normalize(u[c], *own, image_scale, shape, activation)
+
+        reference.by_channels(u.shape, compute, [(out, 0), (used, 1)])
+        return out, used
     tensors = {"input": u, "bias0": bias, "gamma0": gamma, "beta0": beta, "statistics": used, "output": out}
     native.run(
         "normalize",
@@ -86,17 +90,16 @@ def run_normalize_backward(
         return triton_ops.normalize_backward(
             d, u, bias, gamma, statistics, image_scale, shape, activation, eps, of_batch
         )
+    du, gradients = torch.empty_like(u), gamma.new_empty((3, u.shape[0]))
     if how == "reference":
         stage = Stage(bias, gamma, gamma, eps)  # beta has no part in the gradients
-        return reference.by_channels(
-            u,
-            (0, 1),
-            lambda c: reference.normalize_backward(
-                d[c], u[c], stage.of(c), statistics[:, c], of_batch, image_scale, shape, activation
-            ),
-        )
-    du = torch.empty_like(u)
-    gradients = gamma.new_empty((3, u.shape[0]))
+
+        def compute(c: slice) -> Sequence[Tensor]:
+            own = d[c], u[c], stage.of(c), statistics[:, c]
+            return reference.normalize_backward(*own, of_batch, image_scale, shape, activation)
+
+        reference.by_channels(u.shape, compute, [(du, 0), (gradients, 1)])
+        return du, gradients
     tensors = {"input": u, "gradient": d.contiguous(), "bias0": bias, "gamma0": gamma, "beta0": gamma, "output": du}
     native.run(
         "normalize_backward",
@@ -134,27 +137,17 @@ def run_mix(
     if how == "triton":
         stages_of = (bias0, gamma0, beta0, weight, bias1, gamma1, beta1)
         return triton_ops.mix(u, *stages_of, statistics, image_scale, shape, activation, eps, add_input)
-    if how == "reference":
-        stages = Stage(bias0, gamma0, beta0, eps[0]), Stage(bias1, gamma1, beta1, eps[1])
-        return reference.by_channels(
-            u,
-            (0, 0, 1),
-            lambda c: reference.mix(
-                u[c],
-                stages[0].of(c),
-                weight[c],
-                stages[1].of(c),
-                _of(statistics, c),
-                image_scale,
-                shape,
-                activation,
-                add_input,
-                keep_hidden,
-            ),
-        )
-    out = torch.empty_like(u)
+    out, used = torch.empty_like(u), _used(u, statistics, 4)
     hidden = torch.empty_like(u) if keep_hidden else None
-    used = u.new_empty((4, u.shape[0]), dtype=torch.float32) if statistics is None else statistics.clone()
+    if how == "reference":
+        first, second = Stage(bias0, gamma0, beta0, eps[0]), Stage(bias1, gamma1, beta1, eps[1])
+
+        def compute(c: slice) -> Sequence[Tensor]:
+            own = u[c], first.of(c), weight[c], second.of(c), _of(statistics, c)
+            return reference.mix(*own, image_scale, shape, activation, add_input)
+
+        reference.by_channels(u.shape, compute, [(out, 0), (hidden, 0), (used, 1)])
+        return out, u.new_empty(0) if hidden is None else hidden, used
     tensors = {"input": u, "bias0": bias0, "gamma0": gamma0, "beta0": beta0, "weight": weight, "output": out}
     tensors |= {"bias1": bias1, "gamma1": gamma1, "beta1": beta1, "statistics": used}
     native.run(
@@ -194,27 +187,16 @@ def run_mix_backward(
         return triton_ops.mix_backward(
             d, u, hidden, *stages_of, image_scale, shape, activation, eps, add_input, of_batch
         )
-    if how == "reference":
-        stages = Stage(bias0, gamma0, beta0, eps[0]), Stage(None, gamma1, gamma1, eps[1])
-        return reference.by_channels(
-            u,
-            (0, 0, 1),
-            lambda c: reference.mix_backward(
-                d[c],
-                u[c],
-                hidden[c],
-                stages[0].of(c),
-                weight[c],
-                stages[1].of(c),
-                statistics[:, c],
-                of_batch,
-                image_scale,
-                shape,
-                activation,
-                add_input,
-            ),
-        )
     du, dw, gradients = torch.empty_like(u), torch.empty_like(weight), gamma0.new_empty((6, u.shape[0]))
+    if how == "reference":
+        first, second = Stage(bias0, gamma0, beta0, eps[0]), Stage(None, gamma1, gamma1, eps[1])
+
+        def compute(c: slice) -> Sequence[Tensor]:
+            own = d[c], u[c], hidden[c], first.of(c), weight[c], second.of(c), statistics[:, c]
+            return reference.mix_backward(*own, of_batch, image_scale, shape, activation, add_input)
+
+        reference.by_channels(u.shape, compute, [(du, 0), (dw, 0), (gradients, 1)])
+        return du, dw, gradients
     tensors = {"input": u, "gradient": d.contiguous(), "hidden_in": hidden, "bias0": bias0, "gamma0": gamma0}
     tensors |= {"beta0": beta0, "weight": weight, "gamma1": gamma1, "beta1": gamma1, "statistics": statistics}
     native.run(

@@ -1,7 +1,7 @@
 """The fused operations written out in plain PyTorch: what the native kernels compute, for any device and dtype.
 
-Shapes: C channels, N images of H × W; u, d, results (C, N·H·W) in the storage dtype; parameters (C,) and statistics in
-the arithmetic dtype: float32 for bfloat16 storage, else that of the storage. shape = (N, H, W).
+Shapes: C channels, N images of H × W; u, v, d, residual (C, N·H·W) in the storage dtype; parameters (C,), statistics
+and all results in the arithmetic dtype: float32 for bfloat16 storage, else that of the storage. shape = (N, H, W).
 
 A stage is activation, then batch normalisation: y = γ (a - μ) / √(σ² + ε) + β with a = activation(u + bias), σ² biased;
 arXiv 1502.03167. The order, activation first, is the paper's (arXiv 2201.09792).
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,8 @@ from torch import Tensor
 
 from convmixer.kernels.depthwise import convolve, convolve_input_gradient, convolve_weight_gradient
 
-Results = TypeVar("Results", bound=tuple[Tensor, ...])
+Result = tuple[Tensor | None, int]
+"""Where a result goes, and its axis of channels; None where it is not wanted."""
 
 
 @dataclass(frozen=True)
@@ -38,29 +38,22 @@ class Stage:
         )
 
 
-CHUNK = 1 << 18
+CHUNK = 1 << 19
 """Elements of a tensor worked on at once on a CPU, so that each step of an operation finds them in the cache."""
 
 
-def by_channels(u: Tensor, axes: Sequence[int], compute: Callable[[slice], Results]) -> Results:
-    """The results of ``compute`` for the channels of u, each put together along its axis of ``axes``.
+def by_channels(shape: torch.Size, compute: Callable[[slice], Sequence[Tensor]], results: Sequence[Result]) -> None:
+    """Writes what ``compute`` returns for some channels of a tensor of ``shape`` into their place in ``results``.
 
-    On a CPU some channels of about :data:`CHUNK` elements at a time; all at once on other devices.
+    On a CPU these are some channels of about :data:`CHUNK` elements at a time; all at once on other devices.
     """
-    channels = u.shape[0] if u.device.type != "cpu" else max(1, CHUNK // max(1, u.shape[1]))
-    if channels >= u.shape[0]:
-        return compute(slice(0, u.shape[0]))
-    whole: list[Tensor] = []
-    for first in range(0, u.shape[0], channels):
-        parts = compute(slice(first, first + channels))
-        if not whole:
-            sizes = [list(part.shape) for part in parts]
-            for size, axis in zip(sizes, axes, strict=True):
-                size[axis] = u.shape[0] if size[axis] else 0
-            whole = [part.new_empty(size) for part, size in zip(parts, sizes, strict=True)]
-        for result, part, axis in zip(whole, parts, axes, strict=True):
-            result.narrow(axis, min(first, result.shape[axis]), part.shape[axis]).copy_(part)
-    return cast(Results, tuple(whole))
+    on_cpu = any(whole is not None and whole.device.type == "cpu" for whole, _ in results)
+    channels = max(1, CHUNK // max(1, shape[1])) if on_cpu else shape[0]
+    for first in range(0, shape[0], channels):
+        count = min(channels, shape[0] - first)
+        for part, (whole, axis) in zip(compute(slice(first, first + count)), results, strict=True):
+            if whole is not None:
+                whole.narrow(axis, first, count).copy_(part)
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
@@ -113,12 +106,12 @@ def normalize(
     """One stage, times the factor of each image, plus the residual.
 
     Returns:
-        The result and the (2, C) statistics: of this batch if none were given, else a copy of those.
+        The result and the (2, C) statistics: of this batch if none were given, else those.
     """
     a = activate(_preactivation(u, stage.bias), activation)
-    used = batch_statistics(a) if statistics is None else statistics.clone()
+    used = batch_statistics(a) if statistics is None else statistics
     y = _scaled(_normalized(a, stage, used), image_scale, shape)
-    return (y if residual is None else y + residual).to(u.dtype), used
+    return y if residual is None else y + residual, used
 
 
 def normalize_backward(
@@ -134,13 +127,20 @@ def normalize_backward(
     """Gradients of :func:`normalize`: of u, and (3, C) of bias, gamma, beta. The residual's gradient is d itself."""
     d = _scaled(d.to(arithmetic(u)), image_scale, shape)
     x = _preactivation(u, stage.bias)
+    return _stage_gradient(d, x, activate(x, activation), stage, statistics, of_batch, activation)
+
+
+def _stage_gradient(
+    d: Tensor, x: Tensor, a: Tensor, stage: Stage, statistics: Tensor, of_batch: bool, activation: str
+) -> tuple[Tensor, Tensor]:
+    """The gradients from the pre-activations x and the activations a."""
     mean, variance = statistics
     used = (mean, variance, mean, torch.rsqrt(variance + stage.eps))  # as running statistics, and as the batch's
     da, gamma, beta = torch.ops.aten.native_batch_norm_backward(
-        d[None], activate(x, activation)[None], stage.gamma, *used, of_batch, stage.eps, [True, True, True]
+        d[None], a[None], stage.gamma, *used, of_batch, stage.eps, [True, True, True]
     )
     du = activation_gradient(da[0], x, activation)
-    return du.to(u.dtype), torch.stack([du.sum(1), gamma, beta])
+    return du, torch.stack([du.sum(1), gamma, beta])
 
 
 def mix(
@@ -153,19 +153,18 @@ def mix(
     shape: Sequence[int],
     activation: str,
     add_input: bool,
-    keep_hidden: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """From x = first stage of u and v = depthwise(x) + bias: second stage of v times the images' factors, plus x.
 
     Returns:
-        The result, the pre-activations v (empty without ``keep_hidden``), and the (4, C) statistics of both stages.
+        The result, the pre-activations v, and the (4, C) statistics of both stages.
     """
     given = (None, None) if statistics is None else (statistics[:2], statistics[2:])
     x, used = normalize(u, first, given[0], None, None, shape, activation)
-    v = _preactivation(convolve(x, weight, shape), second.bias).to(u.dtype)
+    v = _preactivation(convolve(x.to(u.dtype), weight, shape), second.bias)
     behind = Stage(None, second.gamma, second.beta, second.eps)
     y, used_behind = normalize(v, behind, given[1], x if add_input else None, image_scale, shape, activation)
-    return y, v if keep_hidden else v.new_empty(0), torch.cat([used, used_behind])
+    return y, v, torch.cat([used, used_behind])
 
 
 def mix_backward(
@@ -183,12 +182,16 @@ def mix_backward(
     add_input: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of :func:`mix`: of u, of the weight, and (6, C) of bias, gamma, beta of both stages."""
+    d = d.to(arithmetic(u))
     behind = Stage(None, second.gamma, second.beta, second.eps)
     dv, behind_gradients = normalize_backward(d, v, behind, statistics[2:], of_batch, image_scale, shape, activation)
-    x = normalize(u, first, statistics[:2], None, None, shape, activation)[0]
-    dx = convolve_input_gradient(dv, weight, shape)
+    dv = dv.to(u.dtype)
+    before = _preactivation(u, first.bias)
+    a = activate(before, activation)
+    x = _normalized(a, first, statistics[:2]).to(u.dtype)
+    dw = convolve_weight_gradient(x, dv, weight.shape[-1], shape)
+    dx = convolve_input_gradient(dv, weight, shape).to(d.dtype)
     if add_input:
         dx = dx + d
-    dw = convolve_weight_gradient(x, dv, weight.shape[-1], shape).to(weight.dtype)
-    du, gradients = normalize_backward(dx, u, first, statistics[:2], of_batch, None, shape, activation)
+    du, gradients = _stage_gradient(dx, before, a, first, statistics[:2], of_batch, activation)
     return du, dw, torch.cat([gradients, behind_gradients])
