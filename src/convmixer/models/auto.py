@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from convmixer.kernels import cuda_graph, measurements
+from convmixer.kernels import cuda_graph, measurements, native
 from convmixer.models import engine
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ logger = logging.getLogger("convmixer.models")
 SMALL_WORK = 2e7  # multiply-adds of a batch; below, all takes milliseconds
 _PROBE_WORK = {"cpu": 1e9, "cuda": 2e10}  # multiply-adds of a measurement's forward pass, if one image has no more
 _INFERENCE = 4  # times as many without gradients: a pass takes less time, and small ones stay in the caches
+_UNFUSED = 4  # times as many without native kernels: what replaces them has costs that only large batches make up for
 _PROBE_SECONDS = 0.2
 _MARGIN = 0.95  # the fast engine has to be faster by this factor
 
@@ -113,6 +114,8 @@ def _work(model: ConvMixer, x: Tensor) -> tuple[int, float]:
     positions = (x.shape[2] // model.patch_size) * (x.shape[3] // model.patch_size)
     work = weights * positions
     limit = _PROBE_WORK[x.device.type] * (1 if torch.is_grad_enabled() else _INFERENCE)
+    if x.device.type == "cpu" and native.library() is None:
+        limit *= _UNFUSED
     images = max(1, int(limit / work))
     if x.shape[0] > images:
         images = 1 << (images.bit_length() - 1)
