@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convmixer.kernels import depthwise as plain
-from convmixer.kernels import dispatch, layout, native, ops
+from convmixer.kernels import dispatch, layout, native, ops, reference
 
 needs_native = pytest.mark.skipif(native.library() is None, reason="no C++ compiler")
 quick = hypothesis.settings(max_examples=25, deadline=None, derandomize=True)
@@ -151,6 +151,28 @@ def test_banded_and_direct_reference_agree(shape: tuple[int, ...]) -> None:
     ]
     for function, arguments in calls:
         torch.testing.assert_close(function(*arguments, banded=True), function(*arguments, banded=False))
+
+
+@pytest.mark.parametrize("storage", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_reference_is_the_same_for_some_channels_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, storage: torch.dtype, channels: int
+) -> None:
+    exact = mix_arguments((5, 8, 6, 7, 5), batch=True, scaled=True)
+    stored = cast(exact, torch.float32, storage)
+    exact[0] = stored[0].double()
+    d = torch.randn(exact[0].shape).to(storage)
+    monkeypatch.setattr(reference, "CHUNK", channels * exact[0].shape[1])
+    with dispatch.reference_only():
+        value = ops.mix(*stored)
+        own = (*value, *ops.mix_backward(*gradient_arguments(stored, d, value)))
+        assert ops.mix(*stored[:-1], False)[1].numel() == 0
+    monkeypatch.setattr(reference, "CHUNK", exact[0].numel())
+    expected = ops.mix(*exact)
+    whole = (*expected, *ops.mix_backward(*gradient_arguments(exact, d.double(), expected)))
+    assert [a.dtype for a in own] == [storage, storage, torch.float32, storage, torch.float32, torch.float32]
+    for a, b in zip(own, whole, strict=True):
+        assert relative(a, b) < (1e-5 if storage == torch.float32 else 2e-2)  # convolutions round to 8 bits as well
 
 
 def test_mix_is_what_the_modules_compute() -> None:
