@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from pathlib import Path
 
@@ -350,3 +351,23 @@ def test_a_report_ends_a_run(tmp_path: Path, digits: Dataset) -> None:
     seen.clear()
     assert train(tiny_config(epochs=4), tmp_path / "run", dataset=digits, resume=True, report=report) == summary
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("has", "engine", "precision", "told"),
+    [
+        (True, "fast", "auto", True),
+        (False, "fast", "auto", False),
+        (True, "plain", "auto", False),
+        (True, "fast", "float32", False),
+        (True, "fast", "bfloat16", False),
+    ],
+)
+def test_whoever_left_the_precision_open_is_told_of_a_faster_one(
+    tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch, has: bool, engine: str, precision: str, told: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has})
+    console = Console(record=True, width=200, file=io.StringIO())
+    config = tiny_config(epochs=1, engine=engine, precision=precision, device="cpu")
+    train(config, tmp_path / "run", dataset=digits, console=console, light=True, test=False)
+    assert ("--precision bfloat16 it trains faster" in console.export_text()) == told

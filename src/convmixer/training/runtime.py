@@ -77,6 +77,12 @@ def choose_precision(name: Precision, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether this is a CPU with instructions for bfloat16; without them it is slower than float32."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older PyTorch has no such function
+    return device.type == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
     """A context in which convolutions and matrix products are computed in ``precision``."""
     return torch.autocast(device.type, precision, enabled=precision is not torch.float32)

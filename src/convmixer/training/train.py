@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
 
+import torch
 from rich.console import Console
 from safetensors.torch import save
 
@@ -26,6 +27,7 @@ from convmixer.training.runtime import (
     choose_device,
     describe_environment,
     dtype_name,
+    has_bfloat16,
     prepared_cpu,
 )
 
@@ -83,9 +85,8 @@ def train(
         run.write_json("dataset.json", dataset.info.to_dict())
         run.write_environment(describe_environment(device))
         console.print(loop.describe(), highlight=False)
-        if len(loop.batches) < _FEW_STEPS:
-            steps = f"{len(loop.batches)} step{'s' if len(loop.batches) > 1 else ''}"
-            console.print(f"An epoch has {steps} only: with a smaller --batch-size it will learn more.", style="yellow")
+        for hint in _hints(loop):
+            console.print(hint, style="yellow", highlight=False)
         with Interruption.watched() as interruption:
             try:
                 with TrainingDisplay(console, config.train.epochs, len(loop.batches)) as display:
@@ -98,6 +99,16 @@ def train(
                 return _summarize(loop, "diverged", message=str(error))
             except PrunedError as error:
                 return _summarize(loop, "pruned", message=str(error))
+
+
+def _hints(loop: TrainingLoop) -> Iterator[str]:
+    """What the user may want to change, a sentence each."""
+    if len(loop.batches) < _FEW_STEPS:
+        steps = f"{len(loop.batches)} step{'s' if len(loop.batches) > 1 else ''}"
+        yield f"An epoch has {steps} only: with a smaller --batch-size it will learn more."
+    in_float32 = loop.config.train.precision == "auto" and loop.precision == torch.float32
+    if in_float32 and loop.engine == "fast" and has_bfloat16(loop.device):
+        yield "This CPU has instructions for bfloat16: with --precision bfloat16 it trains faster."
 
 
 def read_test_set(path: str | Path, *, dataset: Dataset | None = None) -> Summary:
