@@ -141,7 +141,9 @@ def pools_by_mean(pooling: nn.Module) -> bool:
 
 def pooled(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """(h, N·H'·W') → means (N, h) in the same dtype."""
-    means = x.view(x.shape[0], shape[0], -1).mean(2)  # added up in float32 whatever the dtype
+    maps = x.view(x.shape[0], shape[0], -1)
+    # Not mean(2), whose gradient divides every position on a CPU.
+    means = (maps.sum(2, dtype=torch.promote_types(x.dtype, torch.float32)) / maps.shape[2]).to(x.dtype)
     return means.t().contiguous()  # contiguous: dropout draws its mask in the order of memory
 
 
