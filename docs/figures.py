@@ -16,6 +16,7 @@ from convmixer.report.markdown import markdown_table
 from convmixer.report.records import ComparisonRow, StudyRecord
 from convmixer.report.tables import summary
 from convmixer.utils.architecture import architecture
+from convmixer.utils.metrics import mean_interval, paired_difference
 from convmixer.utils.visualization import save_figure
 
 HERE = Path(__file__).parent
@@ -149,6 +150,30 @@ def augmentation(kind: str, file: str = "records.json") -> str:
     )
 
 
+def track_table() -> str:
+    """`strong-short` beside `reference` on a small network: seeds, and the difference of runs with the same seed."""
+    records = _records("cpu", "track")
+    names = list(dict.fromkeys(r["recipe"] for r in records))
+    runs = {name: [r for r in records if r["recipe"] == name] for name in names}
+    lines = ["| recipe | test, by seed | mean | with the mirror image | training |", "| --- " * 5 + "|"]
+    for name in names:
+        columns = {key: [r[key] for r in runs[name]] for key in ("test_accuracy", "test_accuracy_tta")}
+        each = ", ".join(f"{value:.2%}" for value in columns["test_accuracy"])
+        mirrored = mean_interval(columns["test_accuracy_tta"]).mean if all(columns["test_accuracy_tta"]) else None
+        seconds = sorted(r["training_seconds"] for r in runs[name])
+        lines.append(
+            f"| `{name}` | {each} | {mean_interval(columns['test_accuracy']).mean:.2%} | "
+            f"{'' if mirrored is None else f'{mirrored:.2%}'} | {seconds[0]:.0f} to {seconds[-1]:.0f} s |"
+        )
+    base, other = ({r["seed"]: 100 * r["test_accuracy"] for r in runs[name]} for name in names)
+    difference = paired_difference(other, base)
+    assert difference is not None
+    assert difference.half_width is not None
+    low, high = difference.mean - difference.half_width, difference.mean + difference.half_width
+    told = f"{difference.mean:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}"
+    return "\n".join([*lines, "", f"`{names[1]}` - `{names[0]}`, runs with the same seed: {told}, {len(base)} seeds."])
+
+
 def recipe_search(small: bool) -> str:
     """The runs that the recipes were chosen by, of the small network or of 256/8, best first."""
     runs = [r for r in _records("gpu", "recipe-search") if ("dim" in r["changes"]) == small]
@@ -255,6 +280,7 @@ MADE: dict[Path, dict[str, Callable[[], str]]] = {
         "models": models_table,
         "results": results,
         "gpu": gpu_table,
+        "track": track_table,
         "bench": bench_table,
         "tree": tree,
     },
@@ -266,6 +292,7 @@ MADE: dict[Path, dict[str, Callable[[], str]]] = {
         "augmentation": partial(augmentation, "cpu", "augment.json"),
         "sweep": partial(sweep_table, "sweep.json"),
     },
+    ROOT / "results" / "cpu" / "track" / "README.md": {"track": track_table},
     ROOT / "results" / "gpu" / "README.md": {
         "records": partial(bench_records, "gpu"),
         "augmentation": partial(augmentation, "gpu"),
