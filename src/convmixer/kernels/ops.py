@@ -58,7 +58,7 @@ def run_normalize(
             own = stage.of(c), _of(statistics, c), _rows(residual, c)
             return reference.normalize(u[c], *own, image_scale, shape, activation)
 
-        reference.by_channels(u.shape, compute, [(out, 0), (used, 1)])
+        reference.by_channels(u, compute, [(out, 0), (used, 1)])
         return out, used
     tensors = {"input": u, "bias0": bias, "gamma0": gamma, "beta0": beta, "statistics": used, "output": out}
     native.run(
@@ -98,7 +98,7 @@ def run_normalize_backward(
             own = d[c], u[c], stage.of(c), statistics[:, c]
             return reference.normalize_backward(*own, of_batch, image_scale, shape, activation)
 
-        reference.by_channels(u.shape, compute, [(du, 0), (gradients, 1)])
+        reference.by_channels(u, compute, [(du, 0), (gradients, 1)])
         return du, gradients
     tensors = {"input": u, "gradient": d.contiguous(), "bias0": bias, "gamma0": gamma, "beta0": gamma, "output": du}
     native.run(
@@ -146,7 +146,7 @@ def run_mix(
             own = u[c], first.of(c), weight[c], second.of(c), _of(statistics, c)
             return reference.mix(*own, image_scale, shape, activation, add_input)
 
-        reference.by_channels(u.shape, compute, [(out, 0), (hidden, 0), (used, 1)])
+        reference.by_channels(u, compute, [(out, 0), (hidden, 0), (used, 1)])
         return out, u.new_empty(0) if hidden is None else hidden, used
     tensors = {"input": u, "bias0": bias0, "gamma0": gamma0, "beta0": beta0, "weight": weight, "output": out}
     tensors |= {"bias1": bias1, "gamma1": gamma1, "beta1": beta1, "statistics": used}
@@ -195,7 +195,7 @@ def run_mix_backward(
             own = d[c], u[c], hidden[c], first.of(c), weight[c], second.of(c), statistics[:, c]
             return reference.mix_backward(*own, of_batch, image_scale, shape, activation, add_input)
 
-        reference.by_channels(u.shape, compute, [(du, 0), (dw, 0), (gradients, 1)])
+        reference.by_channels(u, compute, [(du, 0), (dw, 0), (gradients, 1)])
         return du, dw, gradients
     tensors = {"input": u, "gradient": d.contiguous(), "hidden_in": hidden, "bias0": bias0, "gamma0": gamma0}
     tensors |= {"beta0": beta0, "weight": weight, "gamma1": gamma1, "beta1": gamma1, "statistics": statistics}

@@ -42,15 +42,14 @@ CHUNK = 1 << 19
 """Elements of a tensor worked on at once on a CPU, so that each step of an operation finds them in the cache."""
 
 
-def by_channels(shape: torch.Size, compute: Callable[[slice], Sequence[Tensor]], results: Sequence[Result]) -> None:
-    """Writes what ``compute`` returns for some channels of a tensor of ``shape`` into their place in ``results``.
+def by_channels(u: Tensor, compute: Callable[[slice], Sequence[Tensor]], results: Sequence[Result]) -> None:
+    """Writes what ``compute`` returns for some channels of u to their place in ``results``.
 
-    On a CPU these are some channels of about :data:`CHUNK` elements at a time; all at once on other devices.
+    On a CPU some channels of about :data:`CHUNK` elements at a time; all at once on other devices.
     """
-    on_cpu = any(whole is not None and whole.device.type == "cpu" for whole, _ in results)
-    channels = max(1, CHUNK // max(1, shape[1])) if on_cpu else shape[0]
-    for first in range(0, shape[0], channels):
-        count = min(channels, shape[0] - first)
+    channels = u.shape[0] if u.device.type != "cpu" else max(1, CHUNK // max(1, u.shape[1]))
+    for first in range(0, u.shape[0], channels):
+        count = min(channels, u.shape[0] - first)
         for part, (whole, axis) in zip(compute(slice(first, first + count)), results, strict=True):
             if whole is not None:
                 whole.narrow(axis, first, count).copy_(part)
