@@ -250,6 +250,9 @@ class TrainConfig(Checked):
     peak at 2/5, 1/20 of it at 4/5, then 0) or onecycle (half a cosine up until 3/10, then half a cosine to 0)."""
     warmup_epochs: float = 1.0
     """Length of the linear warm-up of cosine and linear in epochs, at most half of the run."""
+    branch_gamma: float = 1.0
+    """Weight that the normalisation at the end of every residual branch begins with. Below 1 a block begins nearer to
+    its pointwise half alone (arXiv 1706.02677, section 5.1, has 0)."""
     label_smoothing: float = 0.0
     """Probability mass spread evenly over all classes in the training loss."""
     ema_decay: float = 0.0
@@ -280,7 +283,7 @@ class TrainConfig(Checked):
     def _problems(self) -> Iterator[str]:
         yield from _at_least(self, 1, "epochs", "accumulate", "eval_every", "image_size_start")
         yield from _at_least(self, 2, "batch_size")  # batch normalisation has no statistics of one
-        yield from _at_least(self, 0, "lr", "matrix_lr", "weight_decay", "clip_norm", "warmup_epochs")
+        yield from _at_least(self, 0, "lr", "matrix_lr", "weight_decay", "clip_norm", "warmup_epochs", "branch_gamma")
         yield from _at_least(self, 0, "checkpoint_minutes")
         yield from _within(self, 0.0, 1.0, "label_smoothing", "momentum", "ema_decay", closed=False)
 

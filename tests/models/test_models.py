@@ -165,6 +165,20 @@ def test_variants_are_built_as_described() -> None:
     assert [conv.weight.shape for conv in branch[::3]] == [(4, 16, 1, 1), (4, 1, 5, 5), (16, 4, 1, 1)]
 
 
+@pytest.mark.parametrize("variant", ["convmixer", "convmixer_rh", "convmixer_lc", "convmixer_bn"])
+def test_branches_of_no_weight_leave_the_pointwise_halves(variant: str) -> None:
+    model = create_model(variant, dim=8, depth=2, kernel_size=3).weigh_branches(0.0)
+    x = torch.randn(3, 3, 16, 16)
+    expected = model.stem(x)
+    for block in model.blocks:
+        expected = block[1:](expected)
+    torch.testing.assert_close(model.forward_features(x), expected)
+    weights = {norm.weight.unique().item() for norm in model.modules() if isinstance(norm, torch.nn.BatchNorm2d)}
+    assert weights == {0.0, 1.0}
+    changed = sum((norm.weight == 0).all().item() for norm in model.modules() if isinstance(norm, torch.nn.BatchNorm2d))
+    assert changed == 2  # one to a branch
+
+
 def test_the_documents_call() -> None:
     model = ConvMixer(dim=256, depth=8, kernel_size=9, patch_size=2, n_classes=10)
     assert count_parameters(model) == 708_874

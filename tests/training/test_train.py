@@ -371,3 +371,13 @@ def test_whoever_left_the_precision_open_is_told_of_a_faster_one(
     config = tiny_config(epochs=1, engine=engine, precision=precision, device="cpu")
     train(config, tmp_path / "run", dataset=digits, console=console, light=True, test=False)
     assert ("--precision bfloat16 it trains faster" in console.export_text()) == told
+
+
+def test_branches_begin_with_the_weight_that_was_asked_for(tmp_path: Path, digits: Dataset) -> None:
+    def first_norm(**changes: float) -> torch.Tensor:
+        run = RunDir(tmp_path / "run")
+        model = TrainingLoop(tiny_config(**changes), digits, run, torch.device("cpu")).model
+        return model.get_parameter("blocks.0.0.fn.2.weight")
+
+    assert first_norm().unique().tolist() == [1.0]
+    assert first_norm(branch_gamma=0.25).unique().tolist() == [0.25]

@@ -138,6 +138,19 @@ class ConvMixer(nn.Module):
         fused = self._constants is not None and not self.training and not torch.is_grad_enabled()
         return fast.features(self, x, self._constants.refresh(self) if fused and self._constants else None)
 
+    @torch.no_grad()
+    def weigh_branches(self, gamma: float) -> Self:
+        """Sets the weight γ of the normalisation that ends each residual branch, and returns the model.
+
+        That is for a model that has not been trained: below 1 its blocks begin nearer to their pointwise half alone.
+        Goyal et al., arXiv 1706.02677, section 5.1, begin with 0.
+        """
+        for branch in (module.fn for module in self.modules() if isinstance(module, Residual)):
+            norms = [module for module in branch.modules() if isinstance(module, nn.BatchNorm2d)]
+            for last in norms[-1:]:  # a branch of somebody's own may have none
+                last.weight.fill_(gamma)
+        return self
+
     def reset_classifier(self, n_classes: int) -> None:
         """Replaces the head by a new one, with fresh weights, for ``n_classes`` classes; 0 for none."""
         if n_classes < 0:

@@ -56,6 +56,7 @@ class TrainingLoop:
         self.precision = choose_precision(settings.precision, device)
         torch.manual_seed(config.seed)
         self.model = build_model(config.architecture, len(info.classes), info.channels, settings.engine)
+        self.model.weigh_branches(settings.branch_gamma)
         layout = torch.channels_last if settings.channels_last else torch.preserve_format
         self.model.to(device, memory_format=layout)  # type: ignore[call-overload]
         self.update = TrainStep(self.model, settings, device, self.precision)
