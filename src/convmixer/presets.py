@@ -89,7 +89,16 @@ RECIPES: dict[str, Recipe] = {
     "strong-short": Recipe(
         "for about 10 epochs or small networks, which strong augmentation would only keep from learning",
         _SHIFTED,
-        replace(_MUON, epochs=10, batch_size=64, label_smoothing=0.1),
+        replace(
+            _MUON,
+            epochs=10,
+            batch_size=64,
+            momentum=0.9,
+            clip_norm=0.0,
+            warmup_epochs=0.5,
+            branch_gamma=0.3,
+            label_smoothing=0.1,
+        ),
     ),
 }
 
