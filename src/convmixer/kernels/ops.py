@@ -1,17 +1,17 @@
 """The operations as PyTorch sees them: registered with ``torch.library``, with shapes and gradients.
 
 ``convmixer::normalize``, ``mix``, ``depthwise`` and ``pointwise``, and their gradients; ``run_…`` are the same
-functions without the registration, for inference where its overhead would be felt. They work on contiguous
-channel-major tensors; see :mod:`convmixer.kernels.reference` for shapes, dtypes and formulas.
+functions without the registration, whose overhead small tensors would feel: :func:`forms` says which to call. They
+work on contiguous channel-major tensors; see :mod:`convmixer.kernels.reference` for shapes, dtypes and formulas.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from convmixer.kernels import depthwise as plain
 from convmixer.kernels import native, reference, triton_ops
@@ -309,6 +309,11 @@ def _fake_depthwise_weight_gradient(x: Tensor, _d: Tensor, kernel_size: int, _sh
     return x.new_empty((x.shape[0], kernel_size, kernel_size), dtype=arithmetic(x))
 
 
+def _is_recorded(d: Tensor) -> bool:
+    """Whether a gradient is computed for a graph: by a compiler, or to be differentiated again, which raises."""
+    return torch.compiler.is_compiling() or torch.is_grad_enabled() or type(d) is not Tensor
+
+
 def _normalize_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     u, bias, gamma, _, statistics, residual, image_scale, *ctx.settings = inputs
     ctx.set_materialize_grads(False)
@@ -320,7 +325,8 @@ def _normalize_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Te
 def _normalize_gradients(ctx: Any, d: Tensor | None, _: Tensor | None) -> Gradients:
     if d is None:
         return (None,) * 10
-    du, (bias, gamma, beta) = normalize_backward(d, *ctx.saved_tensors, *ctx.settings, ctx.of_batch)
+    backward = normalize_backward if _is_recorded(d) else run_normalize_backward
+    du, (bias, gamma, beta) = backward(d, *ctx.saved_tensors, *ctx.settings, ctx.of_batch)
     return du, bias, gamma, beta, None, d if ctx.has_residual else None, None, None, None, None
 
 
@@ -340,9 +346,8 @@ def _mix_gradients(ctx: Any, d: Tensor | None, *_: Tensor | None) -> Gradients:
         raise RuntimeError(
             "convmixer::mix was called with keep_hidden=False: there is nothing to compute gradients from"
         )
-    du, dw, (bias0, gamma0, beta0, bias1, gamma1, beta1) = mix_backward(
-        d, *ctx.saved_tensors, *ctx.settings, ctx.of_batch
-    )
+    backward = mix_backward if _is_recorded(d) else run_mix_backward
+    du, dw, (bias0, gamma0, beta0, bias1, gamma1, beta1) = backward(d, *ctx.saved_tensors, *ctx.settings, ctx.of_batch)
     return (du, bias0, gamma0, beta0, dw, bias1, gamma1, beta1, *(None,) * 7)
 
 
@@ -386,3 +391,33 @@ torch.library.register_autograd("convmixer::normalize", _normalize_gradients, se
 torch.library.register_autograd("convmixer::mix", _mix_gradients, setup_context=_mix_setup)
 torch.library.register_autograd("convmixer::depthwise", _depthwise_gradients, setup_context=_depthwise_setup)
 torch.library.register_autograd("convmixer::pointwise", _pointwise_gradients, setup_context=_pointwise_setup)
+
+
+class Forms(NamedTuple):
+    """The same operations in one of their forms."""
+
+    normalize: Callable[..., tuple[Tensor, Tensor]]
+    mix: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    depthwise: Callable[..., Tensor]
+
+
+def _function(forward: Callable[..., Any], setup: Callable[..., None], gradients: Callable[..., Gradients]) -> Any:
+    """An autograd function: what registration makes as well, at a third of the time for a call."""
+    members = {name: staticmethod(part) for name, part in (("forward", forward), ("setup_context", setup))}
+    return type(forward.__name__, (torch.autograd.Function,), {**members, "backward": staticmethod(gradients)}).apply
+
+
+_REGISTERED = Forms(normalize, mix, depthwise)
+_BARE = Forms(run_normalize, run_mix, run_depthwise)
+_DIRECT = Forms(
+    _function(run_normalize, _normalize_setup, _normalize_gradients),
+    _function(run_mix, _mix_setup, _mix_gradients),
+    _function(run_depthwise, _depthwise_setup, _depthwise_gradients),
+)
+
+
+def forms(x: Tensor) -> Forms:
+    """The operations for a pass over ``x``: registered for compilers and exporters, which see no others."""
+    if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter):
+        return _REGISTERED
+    return _DIRECT if torch.is_grad_enabled() else _BARE

@@ -10,7 +10,7 @@ arXiv 1502.03167. The order, activation first, is the paper's (arXiv 2201.09792)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -161,7 +161,7 @@ def mix(
     given = (None, None) if statistics is None else (statistics[:2], statistics[2:])
     x, used = normalize(u, first, given[0], None, None, shape, activation)
     v = _preactivation(convolve(x.to(u.dtype), weight, shape), second.bias)
-    behind = Stage(None, second.gamma, second.beta, second.eps)
+    behind = replace(second, bias=None)  # v has it
     y, used_behind = normalize(v, behind, given[1], x if add_input else None, image_scale, shape, activation)
     return y, v, torch.cat([used, used_behind])
 
@@ -182,7 +182,7 @@ def mix_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of :func:`mix`: of u, of the weight, and (6, C) of bias, gamma, beta of both stages."""
     d = d.to(arithmetic(u))
-    behind = Stage(None, second.gamma, second.beta, second.eps)
+    behind = replace(second, bias=None)  # v has it
     dv, behind_gradients = normalize_backward(d, v, behind, statistics[2:], of_batch, image_scale, shape, activation)
     dv = dv.to(u.dtype)
     before = _preactivation(u, first.bias)

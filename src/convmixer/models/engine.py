@@ -123,7 +123,7 @@ def features(model: ConvMixer, x: Tensor, constants: Constants | None = None) ->
     side = stem.conv.kernel_size[0]
     shape = (x.shape[0], x.shape[2] // side, x.shape[3] // side)
     with torch.autocast(x.device.type, enabled=False):  # the dtypes are chosen here
-        run = _Run(shape, constants or Constants())
+        run = _Run(shape, constants or Constants(), ops.forms(x))
         value: Pending | Tensor = run.pointwise(stem, layout.patches(x.to(dtype), side))
         for block in model.blocks:
             value = run.block(value, block)
@@ -214,12 +214,11 @@ class Constants:
 class _Run:
     """One forward pass for images of one shape (N, H', W')."""
 
-    def __init__(self, shape: tuple[int, int, int], constants: Constants) -> None:
+    def __init__(self, shape: tuple[int, int, int], constants: Constants, forms: ops.Forms) -> None:
         self.shape = shape
         self.constants = constants
+        self.forms = forms
         self.seen: list[tuple[nn.BatchNorm2d, Tensor]] = []  # statistics (2, C) of this batch, by normalisation
-        self.call_mix: Callable[..., Any] = ops.run_mix if constants.keep else ops.mix
-        self.call_normalize: Callable[..., Any] = ops.run_normalize if constants.keep else ops.normalize
 
     def block(self, state: Pending | Tensor, block: nn.Module) -> Pending | Tensor:
         parts = list(block) if type(block) is nn.Sequential else []
@@ -256,7 +255,7 @@ class _Run:
         if isinstance(state, Pending) and same_mode(state.unit, unit):
             return self.mix(state, unit, None, add_input=False)
         x = self.finished(state)
-        return Pending(ops.depthwise(x, self.constants.kernels(unit.conv, x), self.shape, False), unit)
+        return Pending(self.forms.depthwise(x, self.constants.kernels(unit.conv, x), self.shape, False), unit)
 
     def finished(self, state: Pending | Tensor) -> Tensor:
         return self.normalize(state) if isinstance(state, Pending) else state
@@ -265,7 +264,7 @@ class _Run:
         unit, u = state.unit, state.u
         own = self.constants.statistics([unit], u)
         bias, gamma, beta = self.constants.stage(unit, u)
-        y, used = self.call_normalize(
+        y, used = self.forms.normalize(
             u, bias, gamma, beta, own, residual, scale, self.shape, unit.activation, unit.norm.eps
         )
         if own is None:
@@ -276,7 +275,7 @@ class _Run:
         u = state.u
         norms = state.unit.norm, unit.norm
         given = self.constants.statistics([state.unit, unit], u)
-        y, _, used = self.call_mix(
+        y, _, used = self.forms.mix(
             u,
             *self.constants.stage(state.unit, u),
             self.constants.kernels(unit.conv, u),
