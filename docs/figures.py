@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from convmixer.models import describe_models
@@ -185,6 +186,54 @@ def recipe_search(small: bool) -> str:
     return "\n".join(lines)
 
 
+def effects(file: str, seeds: range, words: dict[str, tuple[str, object]]) -> str:
+    """What each change of a designed experiment did: the mean of the runs with it minus that of those without it.
+
+    Args:
+        file: records of ``results/cpu/recipe-search``.
+        seeds: those of the design's runs.
+        words: for each change what to call it, and the field with the value that it has in the runs with it.
+    """
+    runs = [r for r in _records("cpu", "recipe-search", file) if r["seed"] in seeds]
+    rows = []
+    for told, (field, value) in words.items():
+        having = [{**r["changes"], **r["others"]}.get(field) == value for r in runs]
+        shifts = []
+        for name in ("val_accuracy", "train_accuracy"):
+            sides = [
+                [100 * r[name] for r, has in zip(runs, having, strict=True) if has is side] for side in (True, False)
+            ]
+            shifts.append(fmean(sides[0]) - fmean(sides[1]))
+        rows.append((told, *shifts))
+    heads = f"change ({len(runs)} runs, half of them with it)", "validation, points", "on training images"
+    lines = [f"| {' | '.join(heads)} |", "| --- " * 3 + "|"]
+    return "\n".join(lines + [f"| {t} | {v:+.2f} | {o:+.2f} |" for t, v, o in sorted(rows, key=lambda row: -row[1])])
+
+
+_PLACKETT_BURMAN = {
+    "branches begin with weight 0.3 instead of 1": ("branch_gamma", 0.3),
+    "momentum of Muon 0.9 instead of 0.95": ("momentum", 0.9),
+    "shifts of 3 pixels instead of 4": ("crop_padding", 3),
+    "no clipping": ("clip_norm", 0.0),
+    "AdamW's rate 0.015 instead of 0.01": ("lr", 0.015),
+    "AdamW's second moment over 100 steps instead of 1,000": ("adamw_beta2", 0.99),
+    "orthogonal initial weights": ("orthogonal_init", True),
+    "weight decay 0.1 instead of 0.05": ("weight_decay", 0.1),
+    "Muon's rate 0.03 instead of 0.02": ("matrix_lr", 0.03),
+    "label smoothing 0.2 instead of 0.1": ("label_smoothing", 0.2),
+    "warm-up of 2 epochs instead of 1": ("warmup_epochs", 2.0),
+}
+_FACTORIAL = {
+    "warm-up of 0.5 epochs instead of 1": ("warmup_epochs", 0.5),
+    "momentum 0.85 instead of 0.9": ("momentum", 0.85),
+    "shifts of 2 pixels instead of 3": ("crop_padding", 2),
+    "Muon's rate 0.014 instead of 0.02": ("matrix_lr", 0.014),
+    "label smoothing 0.05 instead of 0.1": ("label_smoothing", 0.05),
+    "branches begin with weight 0.1 instead of 0.3": ("branch_gamma", 0.1),
+    "weight decay 0.025 instead of 0.05": ("weight_decay", 0.025),
+}
+
+
 def _recipe_text(changes: dict[str, Any]) -> str:
     """The fields of a run that differ from those that most runs share."""
     if "optimizer" not in changes:
@@ -300,6 +349,10 @@ MADE: dict[Path, dict[str, Callable[[], str]]] = {
         "small": partial(recipe_search, True),
     },
     ROOT / "docs" / "engine.md": {"facts": engine_facts},
+    ROOT / "docs" / "LOG.md": {
+        "effects-1": partial(effects, "second-split.json", range(10, 22), _PLACKETT_BURMAN),
+        "effects-2": partial(effects, "second-split.json", range(30, 38), _FACTORIAL),
+    },
 }
 """Documents with the parts that are made, each between two comments."""
 
