@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -186,7 +186,7 @@ def recipe_search(small: bool) -> str:
     return "\n".join(lines)
 
 
-def effects(file: str, seeds: range, words: dict[str, tuple[str, object]]) -> str:
+def effects(file: str, seeds: range, words: Mapping[str, tuple[str, object]]) -> str:
     """What each change of a designed experiment did: the mean of the runs with it minus that of those without it.
 
     Args:
@@ -195,7 +195,7 @@ def effects(file: str, seeds: range, words: dict[str, tuple[str, object]]) -> st
         words: for each change what to call it, and the field with the value that it has in the runs with it.
     """
     runs = [r for r in _records("cpu", "recipe-search", file) if r["seed"] in seeds]
-    rows = []
+    rows: list[tuple[str, float, float]] = []
     for told, (field, value) in words.items():
         having = [{**r["changes"], **r["others"]}.get(field) == value for r in runs]
         shifts = []
@@ -204,7 +204,7 @@ def effects(file: str, seeds: range, words: dict[str, tuple[str, object]]) -> st
                 [100 * r[name] for r, has in zip(runs, having, strict=True) if has is side] for side in (True, False)
             ]
             shifts.append(fmean(sides[0]) - fmean(sides[1]))
-        rows.append((told, *shifts))
+        rows.append((told, shifts[0], shifts[1]))
     heads = f"change ({len(runs)} runs, half of them with it)", "validation, points", "on training images"
     lines = [f"| {' | '.join(heads)} |", "| --- " * 3 + "|"]
     return "\n".join(lines + [f"| {t} | {v:+.2f} | {o:+.2f} |" for t, v, o in sorted(rows, key=lambda row: -row[1])])

@@ -325,7 +325,7 @@ def _normalize_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Te
 def _normalize_gradients(ctx: Any, d: Tensor | None, _: Tensor | None) -> Gradients:
     if d is None:
         return (None,) * 10
-    backward = normalize_backward if _is_recorded(d) else run_normalize_backward
+    backward: Callable[..., Any] = normalize_backward if _is_recorded(d) else run_normalize_backward
     du, (bias, gamma, beta) = backward(d, *ctx.saved_tensors, *ctx.settings, ctx.of_batch)
     return du, bias, gamma, beta, None, d if ctx.has_residual else None, None, None, None, None
 
@@ -346,7 +346,7 @@ def _mix_gradients(ctx: Any, d: Tensor | None, *_: Tensor | None) -> Gradients:
         raise RuntimeError(
             "convmixer::mix was called with keep_hidden=False: there is nothing to compute gradients from"
         )
-    backward = mix_backward if _is_recorded(d) else run_mix_backward
+    backward: Callable[..., Any] = mix_backward if _is_recorded(d) else run_mix_backward
     du, dw, (bias0, gamma0, beta0, bias1, gamma1, beta1) = backward(d, *ctx.saved_tensors, *ctx.settings, ctx.of_batch)
     return (du, bias0, gamma0, beta0, dw, bias1, gamma1, beta1, *(None,) * 7)
 
@@ -403,8 +403,10 @@ class Forms(NamedTuple):
 
 def _function(forward: Callable[..., Any], setup: Callable[..., None], gradients: Callable[..., Gradients]) -> Any:
     """An autograd function: what registration makes as well, at a third of the time for a call."""
-    members = {name: staticmethod(part) for name, part in (("forward", forward), ("setup_context", setup))}
-    return type(forward.__name__, (torch.autograd.Function,), {**members, "backward": staticmethod(gradients)}).apply
+    parts = {"forward": forward, "setup_context": setup, "backward": gradients}
+    members = {name: staticmethod(part) for name, part in parts.items()}
+    function: Any = type(forward.__name__, (torch.autograd.Function,), members)
+    return function.apply
 
 
 _REGISTERED = Forms(normalize, mix, depthwise)

@@ -269,7 +269,7 @@ class _Run:
         )
         if own is None:
             self.seen.append((unit.norm, used))
-        return cast(Tensor, y)
+        return y
 
     def mix(self, state: Pending, unit: Unit, scale: Tensor | None, add_input: bool) -> Tensor:
         u = state.u
@@ -290,7 +290,7 @@ class _Run:
         )
         if given is None:
             self.seen += zip(norms, used.split(2), strict=True)
-        return cast(Tensor, y)
+        return y
 
     def image_scale(self, state: Pending | Tensor, residual: Residual) -> Tensor | None:
         """The factors (N,) of stochastic depth, drawn as :class:`DropPath` draws them."""
