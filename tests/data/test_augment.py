@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,12 @@ def pillow_stage(image: Image.Image, draw: Any, which: int) -> Image.Image:
     raise AssertionError(draw)
 
 
+def shown(stages: Sequence[Any], draws: Sequence[Any], size: int) -> list[Any]:
+    """The draws of several stages, those of rectangles as these."""
+    pairs = zip(stages, draws, strict=True)
+    return [stage.rectangles(draw, size) if isinstance(stage, RandomErasing) else draw for stage, draw in pairs]
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32), st.integers(8, 40), st.sampled_from([1, 3]), st.sampled_from(["pad", "resized"]))
 def test_everything_at_once_is_pillows(seed: int, size: int, channels: int, crop: Any) -> None:
@@ -94,7 +101,7 @@ def test_everything_at_once_is_pillows(seed: int, size: int, channels: int, crop
     assert len(draws) == 7
     for which, image in enumerate(images):
         expected = to_pillow(image)
-        for draw in draws:
+        for draw in shown(augment.stages, draws, size):
             expected = pillow_stage(expected, draw, which)
         assert torch.equal(result[which], from_pillow(expected))
 
@@ -116,7 +123,8 @@ def test_each_stage_is_pillows(seed: int, size: int, channels: int) -> None:
         Cutout(5, colour),
     ):
         draw: Any = stage.draw(batch(len(images), size, seed))
-        expected = [from_pillow(pillow_stage(to_pillow(image), draw, which)) for which, image in enumerate(images)]
+        (seen,) = shown([stage], [draw], size)
+        expected = [from_pillow(pillow_stage(to_pillow(image), seen, which)) for which, image in enumerate(images)]
         assert torch.equal(stage.apply(images, draw), torch.stack(expected)), stage
 
 
@@ -319,7 +327,8 @@ def torchvision_rectangle(size: int, source: random.Random) -> tuple[int, int, i
 @pytest.mark.parametrize("size", [8, 32])
 def test_erased_rectangles_follow_the_rule(size: int) -> None:
     count, source = 20_000, random.Random(0)
-    draw = RandomErasing(1.0, (0, 0, 0)).draw(batch(count, size))
+    stage = RandomErasing(1.0, (0, 0, 0))
+    draw = stage.rectangles(stage.draw(batch(count, size)), size)
     drawn = torch.stack([draw.top, draw.left, draw.height, draw.width], dim=1)
     expected = torch.tensor([torchvision_rectangle(size, source) for _ in range(count)])
     # Top, left, height and width one by one, and jointly as the area and the far corner.
@@ -334,7 +343,8 @@ def test_erased_rectangles_follow_the_rule(size: int) -> None:
 
 
 def test_erasing_hits_the_given_part_of_the_images() -> None:
-    draw = RandomErasing(0.25, (0,)).draw(batch(10_000, 32))
+    stage = RandomErasing(0.25, (0,))
+    draw = stage.rectangles(stage.draw(batch(10_000, 32)), 32)
     assert (draw.height > 0).double().mean() == pytest.approx(0.25, abs=0.02)
     assert torch.equal(draw.height > 0, draw.width > 0)
 

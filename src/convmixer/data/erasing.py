@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from convmixer.data.operations import apply_groups, fill
-from convmixer.data.stage import Batch, position, uniform
+from convmixer.data.stage import Batch
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,14 @@ class Rectangles:
     left: Tensor
     height: Tensor
     width: Tensor
+
+
+@dataclass(frozen=True)
+class ErasingDraw:
+    """What the rectangles of N images follow from, for several batches at once: so many small steps cost time."""
+
+    numbers: Tensor
+    """(N, 3 + 2 · tries) float64, uniform from 0 to 1: whether, place, and of each try area and ratio."""
 
 
 @dataclass(frozen=True)
@@ -35,25 +43,29 @@ class RandomErasing:
     tries: int = 10
     """How often a rectangle that does not fit is drawn anew before the image is left alone."""
 
-    def draw(self, batch: Batch) -> Rectangles:
-        """Rectangles: area and logarithm of the ratio uniform, then position uniform among those inside the image."""
-        size, generator = batch.size, batch.generator
-        wanted = (uniform((len(batch),), 0, 1, generator) < self.probability).nonzero().flatten()
-        shape = (len(wanted), self.tries)
-        area = uniform(shape, *self.area, generator) * size**2
-        ratio = uniform(shape, math.log(self.ratio[0]), math.log(self.ratio[1]), generator).exp()
+    def draw(self, batch: Batch) -> ErasingDraw:
+        """Uniform numbers."""
+        return ErasingDraw(torch.rand((len(batch), 3 + 2 * self.tries), dtype=torch.float64, generator=batch.generator))
+
+    def rectangles(self, draw: ErasingDraw, size: int) -> Rectangles:
+        """Area and logarithm of the ratio uniform, then position uniform among those inside images of this side."""
+        wanted = (draw.numbers[:, 0] < self.probability).nonzero().flatten()
+        down, across, *_ = numbers = draw.numbers[wanted, 1:].T
+        area, ratio = numbers[2:].view(2, self.tries, -1)
+        area = _between(area, *self.area) * size**2
+        ratio = _between(ratio, math.log(self.ratio[0]), math.log(self.ratio[1])).exp()
         height, width = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
         fits = (height < size) & (width < size)
-        first = fits.int().argmax(1, keepdim=True)
-        height, width = ((side * fits).gather(1, first).squeeze(1).long() for side in (height, width))
-        rectangles = torch.zeros(4, len(batch), dtype=torch.int64)
-        sides = (position(size - height, generator), position(size - width, generator), height, width)
-        rectangles[:, wanted] = torch.stack(sides)
+        first = fits.int().argmax(0, keepdim=True)
+        height, width = ((side * fits).gather(0, first).squeeze(0) for side in (height, width))
+        top, left = down * (size - height + 1), across * (size - width + 1)
+        rectangles = torch.zeros(4, len(draw.numbers), dtype=torch.int64)
+        rectangles[:, wanted] = torch.stack([top, left, height, width]).long()
         return Rectangles(*rectangles)
 
-    def apply(self, images: Tensor, draw: Rectangles) -> Tensor:
+    def apply(self, images: Tensor, draw: ErasingDraw) -> Tensor:
         """Images with the rectangles filled."""
-        return _erased(images, draw, self.colour)
+        return _erased(images, self.rectangles(draw, images.shape[-1]), self.colour)
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,10 @@ class Cutout:
     def apply(self, images: Tensor, draw: Rectangles) -> Tensor:
         """Images with the squares filled."""
         return _erased(images, draw, self.colour)
+
+
+def _between(share: Tensor, low: float, high: float) -> Tensor:
+    return low + (high - low) * share
 
 
 def _erased(images: Tensor, draw: Rectangles, colour: tuple[int, ...]) -> Tensor:

@@ -47,8 +47,10 @@ def apply_groups(images: Tensor, groups: Iterable[tuple[Kernel, Tensor, Tensor]]
     others = torch.ones(len(images), dtype=torch.bool)
     others[torch.cat(members)] = False
     order = torch.cat([*members, others.nonzero().flatten()])
+    back = torch.empty_like(order)
+    back[order] = torch.arange(len(order))
     # Sorted by group, changed, and put back: copying each group to its places would take several times longer.
-    order, back, *moved = transfer([order, order.argsort(), *arguments], images.device)
+    order, back, *moved = transfer([order, back, *arguments], images.device)
     parts = images.index_select(0, order).split([*map(len, members), len(images) - sum(map(len, members))])
     changed = [kernel(part, argument) for kernel, part, argument in zip(kernels, parts, moved, strict=False)]
     return torch.cat([*changed, parts[-1]]).index_select(0, back)

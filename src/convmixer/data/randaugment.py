@@ -181,9 +181,10 @@ def apply_operations(images: Tensor, draw: OperationsDraw) -> Tensor:
 
 def _groups(operation: Tensor, value: Tensor, size: int) -> Iterable[tuple[Kernel, Tensor, Tensor]]:
     """The images of one step by kernel: all geometric operations are one map, and run at once."""
-    for kernel, rows in groupby(enumerate(OPERATIONS), key=lambda row: row[1].kernel):
+    every = operation.argsort().split(operation.bincount(minlength=len(OPERATIONS)).tolist())
+    for kernel, rows in groupby(zip(OPERATIONS, every, strict=True), key=lambda row: row[0].kernel):
         if kernel is _identity:
             continue
-        members = [((operation == number).nonzero().flatten(), row) for number, row in rows]
-        index = torch.cat([own for own, _ in members])
-        yield kernel, index, torch.cat([row.argument(value[own], size) for own, row in members])
+        members = list(rows)
+        index = torch.cat([own for _, own in members])
+        yield kernel, index, torch.cat([row.argument(value[own], size) for row, own in members])
