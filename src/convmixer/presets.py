@@ -88,11 +88,13 @@ RECIPES: dict[str, Recipe] = {
     ),
     "strong-short": Recipe(
         "for about 10 epochs or small networks, which strong augmentation would only keep from learning",
-        _SHIFTED,
+        replace(_SHIFTED, flip_mode="alternating"),
         replace(
             _MUON,
             epochs=10,
-            batch_size=64,
+            batch_size=128,
+            lr=0.015,
+            matrix_lr=0.03,
             momentum=0.9,
             clip_norm=0.0,
             warmup_epochs=0.5,
