@@ -50,7 +50,9 @@ struct Scratch {
 };
 
 struct Planes {
-  float *a, *b, *padded_x, *padded_g, *columns;
+  float *a, *b;
+  Padded padded_x, padded_g;
+  float* columns;
 };
 
 // The elements begin … end - 1, a vector at a time: f(offset, number of valid lanes).
@@ -175,7 +177,7 @@ static void scale_images(const Job& job, const T* d, float* out) {
 
 // y = a · scale + shift, times the scale of the image, plus the residual.
 template <class T, class A>
-static void normalise_forward(const Job& job, int64_t c, const Planes& s) {
+static void normalise_forward(const Job& job, int64_t c, Planes& s) {
   const int64_t size = job.size();
   const T* u = (const T*)job.input + c * size;
   const T* residual = job.residual ? (const T*)job.residual + c * size : nullptr;
@@ -192,7 +194,7 @@ static void normalise_forward(const Job& job, int64_t c, const Planes& s) {
 }
 
 template <class T, class A>
-static void normalise_backward(const Job& job, int64_t c, const Planes& s) {
+static void normalise_backward(const Job& job, int64_t c, Planes& s) {
   const int64_t size = job.size();
   const T* u = (const T*)job.input + c * size;
   const T* d = (const T*)job.gradient + c * size;
@@ -206,7 +208,7 @@ static void normalise_backward(const Job& job, int64_t c, const Planes& s) {
 // the image, plus x where wanted. v is kept for the backward pass. With running statistics the channel is done in
 // blocks of images that fit the innermost cache.
 template <class T, class A>
-static void mix_forward(const Job& job, int64_t c, const Planes& s) {
+static void mix_forward(const Job& job, int64_t c, Planes& s) {
   const int64_t pixels = job.height * job.width;
   const int64_t block = job.batch_statistics ? job.images : std::max<int64_t>(4, 2048 / pixels);
   const DepthwiseKernels& depthwise = depthwise_kernels(job.kernel);
@@ -219,7 +221,7 @@ static void mix_forward(const Job& job, int64_t c, const Planes& s) {
     double sum = activate<A>((const T*)job.input + offset, job.bias[0][c], s.a, size);
     const Norm before = normalisation(job, 0, c, s.a, size, sum);
     pack(g, s.a, before.scale, before.shift, s.padded_x);
-    depthwise.convolve(g, s.padded_x, job.weight + c * job.kernel * job.kernel, false, s.columns, s.b);
+    depthwise.convolve(g, s.padded_x.plane, job.weight + c * job.kernel * job.kernel, false, s.columns, s.b);
     sum = sums<1>(size, [&](int64_t i, int n, V* part) {
       V v = load(s.b + i) + bias;
       if (hidden) store(hidden + i, v, n);
@@ -241,7 +243,7 @@ static void mix_forward(const Job& job, int64_t c, const Planes& s) {
 }
 
 template <class T, class A>
-static void mix_backward(const Job& job, int64_t c, const Planes& s) {
+static void mix_backward(const Job& job, int64_t c, Planes& s) {
   const Geometry g(job.images, job.height, job.width, (int)job.kernel);
   const int64_t size = job.size(), taps = job.kernel * job.kernel;
   const T* u = (const T*)job.input + c * size;
@@ -259,8 +261,8 @@ static void mix_backward(const Job& job, int64_t c, const Planes& s) {
   activate<A>(u, bias, s.a, size);
   const Norm norm = saved_normalisation(job, 0, c);
   pack(g, s.a, norm.scale, norm.shift, s.padded_x);
-  depthwise.weight_gradient(g, s.padded_x, s.padded_g, job.weight_gradient + c * taps);
-  depthwise.convolve(g, s.padded_g, job.weight + c * taps, true, s.columns, s.b);
+  depthwise.weight_gradient(g, s.padded_x.plane, s.padded_g.plane, job.weight_gradient + c * taps);
+  depthwise.convolve(g, s.padded_g.plane, job.weight + c * taps, true, s.columns, s.b);
   auto moments = [&](int64_t i, int n, V& di, V& ai) {
     di = keep(load(s.b + i), n);
     if (job.add_input) di += load(d + i, n);
@@ -272,13 +274,13 @@ static void mix_backward(const Job& job, int64_t c, const Planes& s) {
 
 // Depthwise convolution alone: with bias (or none), and turned for the input gradient.
 template <class T, class A>
-static void depthwise_forward(const Job& job, int64_t c, const Planes& s) {
+static void depthwise_forward(const Job& job, int64_t c, Planes& s) {
   const Geometry g(job.images, job.height, job.width, (int)job.kernel);
   const int64_t size = job.size();
   const T* x = (const T*)job.input + c * size;
   each(0, size, [&](int64_t i, int n) { store(s.a + i, load(x + i, n)); });
   pack(g, s.a, 1.0f, 0.0f, s.padded_x);
-  depthwise_kernels(job.kernel).convolve(g, s.padded_x, job.weight + c * job.kernel * job.kernel, job.turn != 0,
+  depthwise_kernels(job.kernel).convolve(g, s.padded_x.plane, job.weight + c * job.kernel * job.kernel, job.turn != 0,
                                          s.columns, s.b);
   const float bias = job.bias[1] ? job.bias[1][c] : 0.0f;
   T* out = (T*)job.output + c * size;
@@ -286,7 +288,7 @@ static void depthwise_forward(const Job& job, int64_t c, const Planes& s) {
 }
 
 template <class T, class A>
-static void depthwise_weight_gradient(const Job& job, int64_t c, const Planes& s) {
+static void depthwise_weight_gradient(const Job& job, int64_t c, Planes& s) {
   const Geometry g(job.images, job.height, job.width, (int)job.kernel);
   const int64_t size = job.size();
   for (int side = 0; side < 2; ++side) {
@@ -295,10 +297,10 @@ static void depthwise_weight_gradient(const Job& job, int64_t c, const Planes& s
     pack(g, s.a, 1.0f, 0.0f, side ? s.padded_g : s.padded_x);
   }
   depthwise_kernels(job.kernel)
-      .weight_gradient(g, s.padded_x, s.padded_g, job.weight_gradient + c * job.kernel * job.kernel);
+      .weight_gradient(g, s.padded_x.plane, s.padded_g.plane, job.weight_gradient + c * job.kernel * job.kernel);
 }
 
-using Program = void (*)(const Job&, int64_t, const Planes&);
+using Program = void (*)(const Job&, int64_t, Planes&);
 
 #define VARIANTS(F) {{F<float, Gelu<float>>, F<float, Relu<float>>}, {F<bf16, Gelu<bf16>>, F<bf16, Relu<bf16>>}}
 static const Program PROGRAMS[][2][2] = {  // [operation][dtype][activation]
@@ -331,7 +333,7 @@ static void work(void* data) {
     return;
   }
   float* p = scratch.memory;
-  const Planes planes = {p, p + plane, p + 2 * plane, p + 2 * plane + padded, p + 2 * plane + 2 * padded};
+  Planes planes = {p, p + plane, {p + 2 * plane}, {p + 2 * plane + padded}, p + 2 * plane + 2 * padded};
   for (int64_t c; (c = w.next.fetch_add(1)) < job.channels;) w.program(job, c, planes);
 }
 

@@ -81,6 +81,13 @@ INLINE void store(T* p, V v, int n) {
   std::memcpy(p, part, n * sizeof(T));
 }
 
+// Half of a vector: the first (which = 0) or the second one.
+INLINE void load_half(V& v, int which, const float* p) {
+  std::memcpy((char*)&v + which * sizeof v / 2, p, sizeof v / 2);
+}
+
+INLINE void store_half(float* p, V v, int which) { std::memcpy(p, (const char*)&v + which * sizeof v / 2, sizeof v / 2); }
+
 // v with the lanes from n on set to zero.
 INLINE V keep(V v, int n) {
   if (n == LANES) return v;
