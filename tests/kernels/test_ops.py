@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from convmixer.kernels import depthwise as plain
 from convmixer.kernels import dispatch, layout, native, ops, reference
@@ -231,6 +232,27 @@ def test_registration(dtype: torch.dtype) -> None:
     tests = ["test_schema", "test_autograd_registration", "test_faketensor"]
     for operation, values in calls:
         torch.library.opcheck(operation, tuple(values), test_utils=tests)
+
+
+@pytest.mark.parametrize("operation", ["normalize", "mix", "depthwise"])
+def test_every_form_of_an_operation_computes_the_same(operation: str) -> None:
+    arguments = cast(mix_arguments((3, 4, 6, 5, 3), batch=True, scaled=True), torch.float32)
+    u, bias, gamma, beta, weight, *_, scale, size, activation, _, _, _ = arguments
+    choices = {"normalize": [u, bias, gamma, beta, None, None, scale, size, activation, 1e-5]}
+    choices |= {"mix": arguments, "depthwise": [u, weight, size, True]}
+    own = choices[operation]
+    leaves = [a.requires_grad_() for a in own if isinstance(a, Tensor) and a is not scale]
+    results = []
+    for forms in (ops.forms(u), ops.forms(FakeTensorMode().from_tensor(u))):
+        value = getattr(forms, operation)(*own)
+        first = value if isinstance(value, Tensor) else value[0]
+        results.append([first, *torch.autograd.grad(first.square().sum(), leaves, allow_unused=True)])
+    with torch.no_grad():
+        value = getattr(ops.forms(u), operation)(*own)
+        results.append([value if isinstance(value, Tensor) else value[0]])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=False) if a is not None)
+    assert len({getattr(form, operation) for form in (ops._DIRECT, ops._REGISTERED, ops._BARE)}) == 3
 
 
 @needs_native

@@ -249,6 +249,19 @@ def test_inference_mode_and_partial_gradients() -> None:
         assert relative(model.eval()(x), plain.eval()(x)) < 1e-5
 
 
+@pytest.mark.parametrize("name", ["convmixer", "convmixer_rh"])
+def test_gradients_of_gradients_are_refused(name: str) -> None:
+    x = torch.randn(4, 3, 8, 8)
+    for model in pair(name):
+        first = torch.autograd.grad(model(x).square().sum(), list(model.parameters()), create_graph=True)
+        again = torch.stack([gradient.square().sum() for gradient in first]).sum()
+        if model.engine == "plain":
+            again.backward()
+        else:
+            with pytest.raises(RuntimeError, match="gradients of gradients"):
+                again.backward()
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_export_and_compile() -> None:
     plain, model = pair()

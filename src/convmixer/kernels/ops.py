@@ -309,6 +309,10 @@ def _fake_depthwise_weight_gradient(x: Tensor, _d: Tensor, kernel_size: int, _sh
     return x.new_empty((x.shape[0], kernel_size, kernel_size), dtype=arithmetic(x))
 
 
+def _no_gradients(*_: Any) -> None:
+    raise RuntimeError('the fast engine has no gradients of gradients; use set_engine("plain")')
+
+
 def _is_recorded(d: Tensor) -> bool:
     """Whether a gradient is computed for a graph: by a compiler, or to be differentiated again, which raises."""
     return torch.compiler.is_compiling() or torch.is_grad_enabled() or type(d) is not Tensor
@@ -391,6 +395,8 @@ torch.library.register_autograd("convmixer::normalize", _normalize_gradients, se
 torch.library.register_autograd("convmixer::mix", _mix_gradients, setup_context=_mix_setup)
 torch.library.register_autograd("convmixer::depthwise", _depthwise_gradients, setup_context=_depthwise_setup)
 torch.library.register_autograd("convmixer::pointwise", _pointwise_gradients, setup_context=_pointwise_setup)
+for _name in ("normalize_backward", "mix_backward", "depthwise_weight_gradient"):
+    torch.library.register_autograd(f"convmixer::{_name}", _no_gradients)
 
 
 class Forms(NamedTuple):
