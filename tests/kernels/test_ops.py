@@ -67,6 +67,10 @@ def gradient_arguments(arguments: list[Any], d: Tensor, result: tuple[Tensor, Te
 @needs_native
 @quick
 @hypothesis.given(SHAPES, st.booleans(), st.booleans(), st.sampled_from(["gelu", "relu"]), st.booleans())
+# Two rows to a vector, with a row left over; and blocks of images, the last one laid out in another way.
+@hypothesis.example((3, 5, 7, 8, 5), True, False, "gelu", True)
+@hypothesis.example((3, 33, 8, 8, 5), False, True, "gelu", True)
+@hypothesis.example((3, 130, 5, 4, 3), False, False, "gelu", True)
 def test_mix_agrees_with_the_reference(
     shape: tuple[int, ...], batch: bool, scaled: bool, activation: str, add: bool
 ) -> None:
