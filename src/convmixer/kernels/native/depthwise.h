@@ -27,10 +27,6 @@ struct Geometry {
   }
   int64_t pixels() const { return height * width; }
   int64_t size(int64_t of_groups) const { return of_groups * height * stride + radius + LANES; }
-  // Offset of image n.
-  int64_t image(int64_t n) const {
-    return n / abreast * height * stride + radius + n % abreast * (width + radius);
-  }
   int64_t columns() const { return groups * (lanes / LANES); }
   // Offset of the first lane of a column of vectors, as seen by a tap at the left end of the kernel.
   int64_t column(int64_t q) const {
@@ -38,6 +34,15 @@ struct Geometry {
     return q / per_group * height * stride + q % per_group * LANES;
   }
 };
+
+// f(where it lies in the compact plane, where in the padded one) for each of the first `count` images.
+template <class F>
+INLINE void each_map(const Geometry& g, int64_t count, F f) {
+  int64_t compact = 0, group = g.radius;
+  for (int64_t first = 0; first < count; first += g.abreast, group += g.height * g.stride)
+    for (int64_t i = 0; i < std::min(g.abreast, count - first); ++i, compact += g.pixels())
+      f(compact, group + i * (g.width + g.radius));
+}
 
 // A padded plane, and how many images it was last laid out for.
 struct Padded {
@@ -52,15 +57,15 @@ static void pack(const Geometry& g, const float* plane, float scale, float shift
   if (padded.images != g.images) std::memset(padded.plane, 0, g.size(g.groups) * sizeof(float));
   padded.images = g.images;
   if (g.width == LANES / 2) {  // two rows are one vector
-    for (int64_t n = 0; n < g.images; ++n) {
-      const float* from = plane + n * g.pixels();
-      float* to = padded.plane + g.image(n);
+    each_map(g, g.images, [&](int64_t compact, int64_t offset) {
+      const float* from = plane + compact;
+      float* to = padded.plane + offset;
       for (int64_t y = 0; y < g.height; y += 2, from += LANES, to += 2 * g.stride) {
         V v = load(from) * scale + shift;
         store_half(to, v, 0);
         if (y + 1 < g.height) store_half(to + g.stride, v, 1);
       }
-    }
+    });
     return;
   }
   // Rows are written from left to right in whole vectors: what spills over is zero, and lies where later writes go.
@@ -80,9 +85,9 @@ static void pack(const Geometry& g, const float* plane, float scale, float shift
 // The images first … last - 1 of a padded plane that begins with image `first` → compact plane, which is writable for
 // LANES floats beyond its end: every row spills into the next one, which is written later.
 static void unpack(const Geometry& g, const float* padded, int64_t first, int64_t last, float* plane) {
-  float* to = plane + first * g.pixels();
-  for (int64_t n = first; n < last; ++n) {
-    const float* from = padded + g.image(n - first);
+  each_map(g, last - first, [&](int64_t compact, int64_t offset) {
+    const float* from = padded + offset;
+    float* to = plane + first * g.pixels() + compact;
     int64_t y = 0;
     if (g.width == LANES / 2)
       for (; y + 1 < g.height; y += 2, from += 2 * g.stride, to += LANES) {
@@ -93,7 +98,7 @@ static void unpack(const Geometry& g, const float* padded, int64_t first, int64_
       }
     for (; y < g.height; ++y, from += g.stride, to += g.width)
       for (int64_t x = 0; x < g.width; x += LANES) store(to + x, load(from + x));
-  }
+  });
 }
 
 // B columns of vectors at once. Every input row adds to the K output rows in reach; their sums stay in registers and
