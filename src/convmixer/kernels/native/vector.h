@@ -4,6 +4,10 @@
 // file is compiled for. Arithmetic is always float32; bfloat16 is a storage type only.
 #pragma once
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #include <cstdint>
 #include <cstring>
 
@@ -39,7 +43,7 @@ struct bf16 {
   uint16_t bits;
 };
 
-INLINE V splat(float x) { return V{} + x; }
+INLINE V splat(float x) { return x - V{}; }  // not V{} + x, which -0 makes an addition
 
 INLINE V load(const float* p) {
   V v;
@@ -48,9 +52,13 @@ INLINE V load(const float* p) {
 }
 
 INLINE V load(const bf16* p) {
+#if LANES == 16  // GCC widens half by half, with six instructions for these two
+  return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
+#else
   VHalf half;
   std::memcpy(&half, p, sizeof half);
   return (V)(__builtin_convertvector(half, VBits) << 16);
+#endif
 }
 
 INLINE void store(float* p, V v) { std::memcpy(p, &v, sizeof v); }
@@ -94,6 +102,18 @@ INLINE V keep(V v, int n) {
   VInt lane;
   for (int i = 0; i < LANES; ++i) lane[i] = i;
   return lane < n ? v : V{};
+}
+
+// x between ±limit; NaN passes. Where compilers would compare and choose, as NaN matters, one instruction each.
+INLINE V clamped(V x, float limit) {
+#if LANES == 16
+  return (V)_mm512_min_ps((__m512)splat(limit), _mm512_max_ps((__m512)splat(-limit), (__m512)x));
+#elif LANES == 8
+  return (V)_mm256_min_ps((__m256)splat(limit), _mm256_max_ps((__m256)splat(-limit), (__m256)x));
+#else
+  V c = x < -limit ? splat(-limit) : x;
+  return c > limit ? splat(limit) : c;
+#endif
 }
 
 INLINE double horizontal(V v) {
@@ -144,18 +164,14 @@ struct GeluFit<bf16> {
 template <class Storage>
 struct Gelu {
   using Fit = GeluFit<Storage>;
-  static INLINE V clamp(V x) {  // written so that NaN passes
-    V c = x < -Fit::LIMIT ? splat(-Fit::LIMIT) : x;
-    return c > Fit::LIMIT ? splat(Fit::LIMIT) : c;
-  }
   static INLINE V square(V c) { return c * c * (2 / (Fit::LIMIT * Fit::LIMIT)) - 1.0f; }
   static INLINE V value(V x) {
-    V c = clamp(x);
+    V c = clamped(x, Fit::LIMIT);
     V phi = horner(Fit::P, square(c)) * c + 0.5f;
     return x * (x < -Fit::LIMIT ? V{} : phi);  // Φ exactly 0, so that GELU(-inf) is NaN as in erf arithmetic
   }
   static INLINE V slope(V x) {
-    V c = clamp(x);
+    V c = clamped(x, Fit::LIMIT);
     return horner(Fit::Q, square(c)) * c + 0.5f;
   }
 };
