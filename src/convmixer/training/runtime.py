@@ -77,7 +77,6 @@ def choose_precision(name: Precision, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
-@functools.cache
 def has_bfloat16(device: torch.device) -> bool:
     """Whether this is a CPU with instructions for bfloat16; without them it is slower than float32."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older PyTorch has no such function
