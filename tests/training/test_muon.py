@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from convmixer.training import muon
 from convmixer.training.muon import Muon, orthogonalize
 
 
@@ -24,6 +25,22 @@ def test_orthogonal_matrices_keep_their_singular_vectors(seed: int, count: int, 
     assert (inner - torch.diag_embed(values)).abs().max() < 1e-4
     assert (result - u @ inner @ vt).abs().max() < 1e-4  # nothing outside the singular spaces
     assert ((values > 0.6) & (values < 1.3)).all()
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_large_matrices_may_be_computed_in_bfloat16(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(muon, "has_bfloat16", lambda device: has)
+    u, _, vt = torch.linalg.svd(
+        torch.randn(2, 130, 150, generator=torch.Generator().manual_seed(0)), full_matrices=False
+    )
+    matrices = (u * torch.linspace(0.1, 1.0, 130)) @ vt
+    result = orthogonalize(matrices)
+    inner = u.mT @ result @ vt.mT
+    values = inner.diagonal(dim1=1, dim2=2)
+    assert result.dtype == torch.float32
+    assert ((values > 0.5) & (values < 1.4)).all()
+    assert float((inner - torch.diag_embed(values)).norm() / values.norm()) < (0.05 if has else 1e-4)
+    assert torch.equal(result, result.bfloat16().float()) == has
 
 
 def test_nothing_to_orthogonalize_stays_nothing() -> None:
@@ -52,16 +69,16 @@ def test_steps_are_those_of_pytorch(shapes: list[tuple[int, int]]) -> None:
 
 def test_a_gradient_that_is_not_finite_is_skipped_where_a_scaler_says_so() -> None:
     weight = torch.nn.Parameter(torch.randn(4, 4, 1, 1))
-    muon = Muon([weight], lr=0.1, momentum=0.9, weight_decay=0.1)
+    optimizer = Muon([weight], lr=0.1, momentum=0.9, weight_decay=0.1)
     weight.grad = torch.randn_like(weight)
-    muon.step()
-    before, momentum = weight.detach().clone(), muon.state[weight]["momentum"].clone()
+    optimizer.step()
+    before, momentum = weight.detach().clone(), optimizer.state[weight]["momentum"].clone()
     weight.grad = torch.full_like(weight, float("inf"))
-    muon.found_inf = torch.ones(())  # type: ignore[attr-defined]
-    muon.step()
+    optimizer.found_inf = torch.ones(())  # type: ignore[attr-defined]
+    optimizer.step()
     assert torch.equal(weight, before)
-    assert torch.equal(muon.state[weight]["momentum"], momentum)
-    muon.found_inf = torch.zeros(())  # type: ignore[attr-defined]
+    assert torch.equal(optimizer.state[weight]["momentum"], momentum)
+    optimizer.found_inf = torch.zeros(())  # type: ignore[attr-defined]
     weight.grad = torch.randn_like(weight)
-    muon.step()
+    optimizer.step()
     assert not torch.equal(weight, before)
