@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from convmixer.data.operations import apply_groups, fill
-from convmixer.data.stage import Batch
+from convmixer.data.stage import Batch, between
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class RandomErasing:
         wanted = (draw.numbers[:, 0] < self.probability).nonzero().flatten()
         down, across, *_ = numbers = draw.numbers[wanted, 1:].T
         area, ratio = numbers[2:].view(2, self.tries, -1)
-        area = _between(area, *self.area) * size**2
-        ratio = _between(ratio, math.log(self.ratio[0]), math.log(self.ratio[1])).exp()
+        area = between(area, *self.area) * size**2
+        ratio = between(ratio, math.log(self.ratio[0]), math.log(self.ratio[1])).exp()
         height, width = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
         fits = (height < size) & (width < size)
         first = fits.int().argmax(0, keepdim=True)
@@ -87,10 +87,6 @@ class Cutout:
     def apply(self, images: Tensor, draw: Rectangles) -> Tensor:
         """Images with the squares filled."""
         return _erased(images, draw, self.colour)
-
-
-def _between(share: Tensor, low: float, high: float) -> Tensor:
-    return low + (high - low) * share
 
 
 def _erased(images: Tensor, draw: Rectangles, colour: tuple[int, ...]) -> Tensor:

@@ -49,7 +49,12 @@ def concatenate(draws: Sequence[Draw]) -> Draw:
 
 def uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
     """Uniform numbers from ``low`` to ``high``, float64."""
-    return low + (high - low) * torch.rand(shape, dtype=torch.float64, generator=generator)
+    return between(torch.rand(shape, dtype=torch.float64, generator=generator), low, high)
+
+
+def between(share: Tensor, low: float, high: float) -> Tensor:
+    """From ``low``, where ``share`` is 0, to ``high``, where it is 1."""
+    return low + (high - low) * share
 
 
 def position(room: Tensor, generator: torch.Generator) -> Tensor:
