@@ -22,7 +22,7 @@ from convmixer.bench import timing
 from convmixer.files import write_atomic
 from convmixer.kernels import dispatch, ops
 from convmixer.models import create_model
-from convmixer.training.runtime import autocast, device_name
+from convmixer.runtime.device import autocast, device_name
 
 CPU = torch.device("cpu")
 LOAD = "import time, torch; from convmixer.kernels import native; t = time.perf_counter(); native.library();"

@@ -19,9 +19,9 @@ from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from convmixer.presets import run_config
+from convmixer.runs import EpochRecord
+from convmixer.runtime.device import choose_device, device_name
 from convmixer.training import train
-from convmixer.training.run_dir import EpochRecord
-from convmixer.training.runtime import choose_device, device_name
 
 START = "the epoch that is recorded starts"
 SHOWN = 15  # operations

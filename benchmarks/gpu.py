@@ -31,7 +31,7 @@ from xml.etree import ElementTree
 import torch
 
 from convmixer.files import write_atomic
-from convmixer.training.runtime import describe_environment
+from convmixer.runtime.environment import describe_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = (sys.executable, "-m", "convmixer")

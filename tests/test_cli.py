@@ -18,8 +18,9 @@ from PIL import Image
 from convmixer.cli import main
 from convmixer.config import DataConfig
 from convmixer.data import Dataset, load_dataset
-from convmixer.training import RunDir, train
-from tests.training.conftest import tiny_config
+from convmixer.runs import RunDir
+from convmixer.training import train
+from tests.helpers.runs import tiny_config
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -245,7 +246,7 @@ def test_predict_agrees_with_evaluate(convmixer: Run, trained: Path, digits: Dat
     _, out, _ = convmixer("predict", trained, tmp_path, "--json")
     predicted = [int(json.loads(line)["top"][0]["class"]) for line in out.splitlines()]
     from convmixer.data import Split
-    from convmixer.training import TrainedModel
+    from convmixer.inference.trained import TrainedModel
 
     split = Split(test.images[:100], test.labels[:100])
     assert predicted == TrainedModel.load(RunDir(trained), "cpu").logits(split).argmax(1).tolist()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from convmixer.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from convmixer.config import RunConfig as RunConfig
     from convmixer.data import load_dataset as load_dataset
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from convmixer.models import create_model as create_model
     from convmixer.models import load_weights as load_weights
     from convmixer.presets import run_config as run_config
-
-__version__ = "0.1.0"
 
 _HOME = {
     "ConvMixer": "convmixer.models",

@@ -18,7 +18,7 @@ from convmixer.bench.step import Job, build, step_of
 from convmixer.bench.sweep import AXES, Axis, format_sweep, sweep
 from convmixer.config import ModelConfig
 from convmixer.errors import InputError
-from convmixer.kernels import cuda_graph
+from convmixer.runtime import cuda_graph
 
 TINY = ModelConfig(dim=8, depth=2, kernel_size=3, patch_size=2)
 CUDA = [name for name, setting in SETTINGS.items() if "cuda" in setting.devices]

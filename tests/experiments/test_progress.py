@@ -9,8 +9,9 @@ from rich.console import Console
 
 from convmixer.experiments.matching import training_cost
 from convmixer.experiments.progress import StudyProgress
-from convmixer.training import EpochRecord, RunPool
-from tests.training.conftest import tiny_config
+from convmixer.runs import EpochRecord
+from convmixer.search.pool import RunPool
+from tests.helpers.runs import tiny_config
 
 
 def test_epochs_and_runs_add_up_to_the_whole(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ import pytest
 from convmixer.errors import InputError
 from convmixer.experiments import Document, Search
 from convmixer.experiments.results import results_table
-from convmixer.training import RunDir
+from convmixer.runs import RunDir
 from tests.experiments.conftest import RATES, TINY, tiny_suite
-from tests.training.conftest import figures, starts
+from tests.helpers.runs import figures, starts
 
 SEEDS = 4
 RUNS = SEEDS * 5  # three rows and three, one of them in both
@@ -140,7 +140,7 @@ def test_rounds_and_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     results_table(suite.results(), "nothing yet")
 
     seeds = []
-    module = sys.modules["convmixer.training.pool"]
+    module = sys.modules["convmixer.search.pool"]
     train = module.train
 
     def watched(config: Any, *rest: Any, **options: Any) -> Any:
@@ -164,7 +164,7 @@ def test_rounds_and_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_crash_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = sys.modules["convmixer.training.pool"]
+    module = sys.modules["convmixer.search.pool"]
     train = module.train
 
     def failing(config: Any, *rest: Any, **options: Any) -> Any:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from convmixer.kernels import build, measurements, native, ops
-from convmixer.kernels.allocator import tune_allocator
+from convmixer.runtime.allocator import tune_allocator
 
 needs_compiler = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler")
 

@@ -15,7 +15,7 @@ from convmixer.report.collect import Study, collect
 from convmixer.report.compare import summarize
 from convmixer.report.records import StudyRecord
 from convmixer.training import train
-from tests.training.conftest import tiny_config
+from tests.helpers.runs import tiny_config
 
 QUICK: dict[str, Any] = {"crop": "none", "randaugment": 0, "batch_size": 64, "lr": 0.02}
 DOCUMENT = {"test_accuracy": 0.9224, "train_accuracy": 0.942, "epoch_seconds": 32.59}

@@ -25,7 +25,7 @@ from convmixer.report.pictures import (
     portrait,
 )
 from convmixer.report.records import StudyRecord
-from convmixer.training import RunDir
+from convmixer.runs import RunDir
 from convmixer.utils.metrics import MainEffect
 from convmixer.utils.study_figures import (
     CostPoint,
@@ -40,9 +40,7 @@ from convmixer.utils.study_figures import (
     marginal,
     tiled,
 )
-from convmixer.utils.study_figures import (
-    curve_bands as draw_bands,
-)
+from convmixer.utils.study_figures import curve_bands as draw_bands
 from convmixer.utils.visualization import figure_svg
 
 

@@ -18,7 +18,7 @@ from convmixer.report.compare import LOOSE, summarize
 from convmixer.report.grid import grouped
 from convmixer.report.plans import shown_command
 from convmixer.report.records import ComparisonRow, StudyRecord
-from convmixer.training import RunDir
+from convmixer.runs import RunDir
 from convmixer.utils.metrics import main_effects
 from tests.report.conftest import DOCUMENT, experiment, write
 

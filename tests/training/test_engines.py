@@ -12,8 +12,8 @@ from torch import Tensor
 from convmixer.config import Engine
 from convmixer.data import Dataset, Split, load_dataset
 from convmixer.presets import run_config
+from convmixer.runs import RunDir
 from convmixer.training.loop import TrainingLoop
-from convmixer.training.run_dir import RunDir
 
 STEPS, WINDOW = 200, 20
 IMAGES = os.environ.get("CONVMIXER_TEST_IMAGES")

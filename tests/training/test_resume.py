@@ -21,11 +21,12 @@ from rich.console import Console
 from convmixer.config import Engine
 from convmixer.data import Dataset
 from convmixer.errors import Interrupted
-from convmixer.training import RunDir, train
-from convmixer.training.checkpoint import CURRENT, load_checkpoint
+from convmixer.runs import RunDir
+from convmixer.runs.checkpoint import CURRENT, load_checkpoint
+from convmixer.training import train
 from convmixer.training.display import TrainingDisplay
 from convmixer.training.loop import TrainingLoop
-from tests.training.conftest import tiny_config
+from tests.helpers.runs import tiny_config
 
 # Dropout and stochastic depth make the run depend on the global random state, what happens to the images on that of the
 # batches and, where flips alternate, on the epoch.

@@ -15,7 +15,7 @@ from convmixer.config import TrainConfig
 from convmixer.data import Dataset
 from convmixer.training import train
 from convmixer.training.schedule import learning_rate
-from tests.training.conftest import tiny_config
+from tests.helpers.runs import tiny_config
 
 
 @given(epochs=st.integers(1, 200), steps=st.integers(1, 50), data=st.data())

@@ -15,7 +15,7 @@ from convmixer.errors import InputError
 from convmixer.training import train
 from convmixer.training.sizes import batch_size_for, check_sizes, image_size_in
 from convmixer.training.step import TrainStep
-from tests.training.conftest import tiny_config
+from tests.helpers.runs import tiny_config
 
 
 @given(st.integers(1, 10**7))

@@ -18,12 +18,14 @@ from convmixer.data import Dataset
 from convmixer.data.augment import Augment
 from convmixer.data.batches import Normalize, TrainBatches
 from convmixer.errors import InputError
+from convmixer.inference.evaluate import evaluate_run
 from convmixer.models import build_model
 from convmixer.presets import run_config
-from convmixer.training import EpochRecord, RunDir, evaluate_run, read_test_set, train
+from convmixer.runs import EpochRecord, RunDir
+from convmixer.training import read_test_set, train
 from convmixer.training.loop import PrunedError, TrainingLoop
 from convmixer.training.schedule import learning_rate
-from tests.training.conftest import tiny_config
+from tests.helpers.runs import tiny_config
 
 FILES = {
     "config.json",

@@ -20,9 +20,10 @@ from convmixer.data import Dataset, DatasetInfo, Split
 from convmixer.data.augment import Augment
 from convmixer.data.batches import Normalize, TrainBatches
 from convmixer.presets import run_config
+from convmixer.runs import RunDir
+from convmixer.runtime.allocator import prepared_cpu
+from convmixer.runtime.device import device_name
 from convmixer.training.loop import TrainingLoop
-from convmixer.training.run_dir import RunDir
-from convmixer.training.runtime import device_name, prepared_cpu
 
 WORKERS = 2
 _IMAGES = {"cpu": 8192, "cuda": 65536}

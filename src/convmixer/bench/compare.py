@@ -20,7 +20,7 @@ from convmixer.bench.step import Job, step_of
 from convmixer.errors import InputError
 from convmixer.files import write_atomic
 from convmixer.kernels import dispatch
-from convmixer.training.runtime import choose_device, device_name
+from convmixer.runtime.device import choose_device, device_name
 from convmixer.utils.bench_figures import RooflinePanel, RooflinePoint
 
 if TYPE_CHECKING:

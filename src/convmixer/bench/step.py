@@ -15,7 +15,7 @@ from convmixer.bench.settings import SETTINGS, Kind, Setting, Work
 from convmixer.config import ModelConfig
 from convmixer.models import build_model
 from convmixer.presets import model_preset
-from convmixer.training.runtime import autocast
+from convmixer.runtime.device import autocast
 
 
 @dataclass(frozen=True)

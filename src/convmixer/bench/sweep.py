@@ -19,7 +19,8 @@ from convmixer.bench.settings import BenchConfig, Storage
 from convmixer.bench.step import Job, build, step_of
 from convmixer.config import ModelConfig
 from convmixer.models import ConvMixer
-from convmixer.training.runtime import autocast, device_name, prepared_cpu
+from convmixer.runtime.allocator import prepared_cpu
+from convmixer.runtime.device import autocast, device_name
 
 _SMALL = ModelConfig(dim=64, depth=2, kernel_size=5, patch_size=2)
 _SECONDS = 0.05  # of a measurement, at least

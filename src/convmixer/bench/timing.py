@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from convmixer.kernels.allocator import tune_allocator
+from convmixer.runtime.allocator import tune_allocator
 
 MEASURE_SECONDS = 0.2  # a measurement repeats the step for this long, or
 _FEWEST, _MOST = {"cpu": 1, "cuda": 5}, 200  # at least and at most this often

@@ -17,7 +17,7 @@ import torch
 
 from convmixer.bench import timing
 from convmixer.bench.step import Job, step_of
-from convmixer.kernels import cuda_graph
+from convmixer.runtime import cuda_graph
 
 _TRIES, _PAUSE = 10, 2.0  # seconds; other processes that warm up give their GPU memory back soon
 

@@ -14,7 +14,7 @@ from convmixer.cli.output import ERRORS, print_json
 from convmixer.config import Device, Precision, RunConfig
 from convmixer.errors import InputError, Interrupted
 from convmixer.presets import run_config
-from convmixer.search_space import SearchConfig
+from convmixer.search.space import SearchConfig
 
 if TYPE_CHECKING:
     from convmixer.experiments.suite import Study
@@ -122,8 +122,8 @@ class GridSearch:
 
     def execute(self) -> int:
         """Runs the command; returns the exit status: 1 if a run crashed, or none finished."""
-        from convmixer.training import RunCrashedError
-        from convmixer.training.grid_search import default_search_path, grid_search, tables
+        from convmixer.search.grid_search import default_search_path, grid_search, tables
+        from convmixer.search.pool import RunCrashedError
 
         out = self.out or default_search_path(self.run, self.search)
         try:

@@ -15,7 +15,7 @@ from convmixer.config import RunConfig
 from convmixer.presets import run_config
 
 if TYPE_CHECKING:
-    from convmixer.training.run_dir import Summary
+    from convmixer.runs import Summary
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Train:
 
     def execute(self) -> int:
         """Runs the command; returns the exit status."""
-        from convmixer.training import default_path, newest_path, train, unused_path
+        from convmixer.runs import default_path, newest_path, unused_path
+        from convmixer.training import train
 
         out = self.out
         if out is None:

@@ -16,7 +16,7 @@ from convmixer.config import Device, Engine, Precision, Tta
 from convmixer.errors import InputError
 
 if TYPE_CHECKING:
-    from convmixer.training.evaluate import RunEvaluation
+    from convmixer.inference.evaluate import RunEvaluation
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Evaluate:
 
     def execute(self) -> int:
         """Runs the command; returns the exit status."""
-        from convmixer.training import evaluate_run, write_evaluation
+        from convmixer.inference.evaluate import evaluate_run, write_evaluation
 
         if self.batch_size < 1:
             raise InputError(f"--batch-size: {self.batch_size} is out of range; give at least 1.")
@@ -84,7 +84,9 @@ class Predict:
 
     def execute(self) -> int:
         """Runs the command; returns the exit status: 2 if an image could not be read."""
-        from convmixer.training import Prediction, RunDir, TrainedModel, predict_images
+        from convmixer.inference.predict import Prediction, predict_images
+        from convmixer.inference.trained import TrainedModel
+        from convmixer.runs import RunDir
 
         if not self.images:
             raise InputError("predict: no image given; name files or folders, or - for stdin.")

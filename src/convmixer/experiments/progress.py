@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from convmixer.config import RunConfig
 from convmixer.experiments.matching import training_cost
-from convmixer.training import EpochRecord
+from convmixer.runs import EpochRecord
 
 
 class StudyProgress:

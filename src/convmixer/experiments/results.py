@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from rich.table import Table
 
-from convmixer.training import Summary
+from convmixer.runs import Summary
 from convmixer.utils.metrics import MeanInterval, mean_interval
 
 

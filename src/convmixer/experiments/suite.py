@@ -16,9 +16,10 @@ from convmixer.experiments.definition import Experiment, PlannedRow, Profile, Se
 from convmixer.experiments.progress import StudyProgress
 from convmixer.experiments.results import RowResult
 from convmixer.files import write_atomic
-from convmixer.search_space import SearchConfig
-from convmixer.training import RunCrashedError, RunPool, Summary
-from convmixer.training.grid_search import grid_search
+from convmixer.runs import Summary
+from convmixer.search.grid_search import grid_search
+from convmixer.search.pool import RunCrashedError, RunPool
+from convmixer.search.space import SearchConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,10 +16,10 @@ from torch import nn
 from convmixer.config import Activation, Engine
 from convmixer.errors import InputError, nearest
 from convmixer.kernels import layout
-from convmixer.models import auto
-from convmixer.models import engine as fast
 from convmixer.models.blocks import ACTIVATIONS, BranchFactory, Residual, conv_unit, depthwise_branch
 from convmixer.models.classifiers import HeadFactory, linear_head
+from convmixer.models.engines import auto
+from convmixer.models.engines import fast as fast
 
 
 class ConvMixer(nn.Module):

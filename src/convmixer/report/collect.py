@@ -18,11 +18,11 @@ from typing import Any
 from convmixer.config import ModelConfig, RunConfig
 from convmixer.data import DatasetInfo
 from convmixer.errors import InputError
+from convmixer.inference.evaluate import read_evaluation
 from convmixer.models import count_multiply_adds
 from convmixer.report.plans import ExperimentPlan, GridPlan, read_plans, shown_command, uses
 from convmixer.report.records import RunRow
-from convmixer.training.evaluate import read_evaluation
-from convmixer.training.run_dir import EpochRecord, RunDir, Summary
+from convmixer.runs import EpochRecord, RunDir, Summary
 from convmixer.utils.metrics import Evaluation
 
 _SHOWN = ("train_accuracy", "val_accuracy", "test_accuracy")

@@ -10,18 +10,9 @@ from convmixer.report import insight
 from convmixer.report.collect import Study
 from convmixer.report.grid import grid_record
 from convmixer.report.plans import ExperimentPlan, RowPlan
-from convmixer.report.records import (
-    ComparisonRow,
-    Difference,
-    ExperimentRecord,
-    StudyRecord,
-)
+from convmixer.report.records import ComparisonRow, Difference, ExperimentRecord, StudyRecord
 from convmixer.report.rows import comparison_row
-from convmixer.utils.metrics import (
-    holm,
-    paired_difference,
-    pareto_front,
-)
+from convmixer.utils.metrics import holm, paired_difference, pareto_front
 
 LOOSE = "runs"
 """Name of the record of runs that belong to no experiment."""

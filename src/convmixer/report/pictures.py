@@ -18,7 +18,7 @@ from convmixer.report.collect import Run, Study
 from convmixer.report.grid import Trial, grouped, measured
 from convmixer.report.insight import points
 from convmixer.report.records import ComparisonRow, ExperimentRecord, GridRecord, StudyRecord
-from convmixer.training.run_dir import EpochRecord
+from convmixer.runs import EpochRecord
 from convmixer.utils import study_figures as draw
 from convmixer.utils.visualization import calibration_diagram, confusion_matrix
 

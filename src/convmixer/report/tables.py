@@ -9,14 +9,7 @@ from typing import Any
 
 from convmixer.report.facts import short_commit
 from convmixer.report.insight import points, seeds, shown_values
-from convmixer.report.records import (
-    ComparisonRow,
-    DocumentFigures,
-    ExperimentRecord,
-    GridRecord,
-    RunRow,
-    StudyRecord,
-)
+from convmixer.report.records import ComparisonRow, DocumentFigures, ExperimentRecord, GridRecord, RunRow, StudyRecord
 from convmixer.utils.metrics import MeanInterval
 
 NOTHING = "–"

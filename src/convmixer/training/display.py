@@ -8,7 +8,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from convmixer.training.run_dir import EpochRecord
+from convmixer.runs import EpochRecord
 
 
 class TrainingDisplay:

@@ -18,13 +18,13 @@ from convmixer.data.augment import Augment
 from convmixer.data.batches import Normalize, TrainBatches
 from convmixer.data.mixing import Mixing
 from convmixer.errors import InputError
+from convmixer.inference.trained import compute_logits, loss_and_accuracy
 from convmixer.models import ConvMixer, build_model, count_parameters
-from convmixer.training.checkpoint import save_checkpoint
+from convmixer.runs import EpochRecord, RunDir
+from convmixer.runs.checkpoint import save_checkpoint
+from convmixer.runtime.device import autocast, choose_precision, dtype_name
 from convmixer.training.display import TensorBoard, TrainingDisplay
-from convmixer.training.evaluate import compute_logits, loss_and_accuracy
 from convmixer.training.graph import GraphedStep
-from convmixer.training.run_dir import EpochRecord, RunDir
-from convmixer.training.runtime import autocast, choose_precision, dtype_name
 from convmixer.training.schedule import learning_rate, rate_factor
 from convmixer.training.sizes import check_sizes, image_size_in
 from convmixer.training.step import TrainStep

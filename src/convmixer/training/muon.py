@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convmixer.training.runtime import has_bfloat16
+from convmixer.runtime.device import has_bfloat16
 
 _COEFFICIENTS = 3.4445, -4.7750, 2.0315  # the quintic that grows small singular values fastest
 _ITERATIONS = 5

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from convmixer.config import TrainConfig
 from convmixer.models import ConvMixer
-from convmixer.training.average import Average
+from convmixer.runtime.device import autocast
+from convmixer.training.ema import Average
 from convmixer.training.optimizers import build_optimizer
-from convmixer.training.runtime import autocast
 
 
 class TrainStep:

@@ -16,20 +16,16 @@ from convmixer.config import Engine, RunConfig
 from convmixer.data import Dataset, load_dataset
 from convmixer.errors import InputError, Interrupted
 from convmixer.files import write_atomic
+from convmixer.inference.evaluate import RunEvaluation, evaluate_run, write_evaluation
 from convmixer.models import count_parameters
-from convmixer.training.checkpoint import DamagedCheckpointError, load_checkpoint
+from convmixer.runs import EpochRecord, RunDir, Summary
+from convmixer.runs.checkpoint import DamagedCheckpointError, load_checkpoint
+from convmixer.runtime.allocator import prepared_cpu
+from convmixer.runtime.device import choose_device, dtype_name, has_bfloat16
+from convmixer.runtime.environment import describe_environment
+from convmixer.runtime.signals import Interruption
 from convmixer.training.display import TrainingDisplay
-from convmixer.training.evaluate import RunEvaluation, evaluate_run, write_evaluation
 from convmixer.training.loop import DivergedError, PrunedError, TrainingLoop
-from convmixer.training.run_dir import EpochRecord, RunDir, Summary
-from convmixer.training.runtime import (
-    Interruption,
-    choose_device,
-    describe_environment,
-    dtype_name,
-    has_bfloat16,
-    prepared_cpu,
-)
 
 _FEW_STEPS = 10  # in an epoch: so few that a smaller batch is the better choice
 
@@ -50,7 +46,7 @@ def train(
 
     Args:
         config: what to do.
-        out: directory to write; see :mod:`convmixer.training.run_dir` for what it will hold.
+        out: directory to write; see :mod:`convmixer.runs.run_dir` for what it will hold.
         resume: continue the run in ``out`` where its newest checkpoint stands; the end is as if nothing had happened
             (on a CPU, with the same number of threads, bit for bit). A new directory is started, a finished run is
             left as it is and its summary returned.

@@ -15,10 +15,12 @@ from rich.console import Console
 
 from convmixer.data import Dataset
 from convmixer.errors import InputError, Interrupted
-from convmixer.training import EpochRecord, RunBusyError, RunCrashedError, RunDir, RunPool, Summary, train
+from convmixer.runs import EpochRecord, RunBusyError, RunDir, Summary
+from convmixer.search.pool import RunCrashedError, RunPool
+from convmixer.training import train
 from convmixer.training import train as train_module
 from convmixer.training.loop import PrunedError
-from tests.training.conftest import figures, starts, tiny_config
+from tests.helpers.runs import figures, starts, tiny_config
 
 
 def test_a_finished_run_is_read_not_repeated(tmp_path: Path, digits: Dataset) -> None:

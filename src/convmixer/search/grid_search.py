@@ -25,10 +25,11 @@ from rich.table import Table
 from convmixer.config import RunConfig
 from convmixer.data import Dataset
 from convmixer.errors import InputError, Interrupted
-from convmixer.search_space import Choice, Number, SearchConfig, Values, describe
-from convmixer.training.run_dir import Summary, default_path
-from convmixer.training.runtime import Interruption, without_passwords
-from convmixer.training.search import Search, TrialRecord
+from convmixer.runs import Summary, default_path
+from convmixer.runtime.environment import without_passwords
+from convmixer.runtime.signals import Interruption
+from convmixer.search.search import Search, TrialRecord
+from convmixer.search.space import Choice, Number, SearchConfig, Values, describe
 
 _CHECK_SECONDS = 0.2
 _BAD_INPUT = 2  # exit status of a worker whose message is in the queue

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from convmixer.search_space import Choice, Dimension, SearchConfig
+from convmixer.search.space import Choice, Dimension, SearchConfig
 
 
 def distributions(space: Sequence[Dimension]) -> dict[str, BaseDistribution]:

@@ -17,7 +17,7 @@ from rich.console import Console
 from convmixer.config import DataConfig, Protocol, RunConfig
 from convmixer.data import Dataset, load_dataset
 from convmixer.errors import InputError, Interrupted
-from convmixer.training.run_dir import EpochRecord, RunBusyError, RunDir, Summary
+from convmixer.runs import EpochRecord, RunBusyError, RunDir, Summary
 from convmixer.training.train import read_test_set, train
 
 _POLL_SECONDS = 0.2

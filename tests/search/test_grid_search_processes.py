@@ -23,13 +23,13 @@ import optuna
 import pytest
 import torch
 
-from convmixer.search_space import SearchConfig
-from convmixer.training.grid_search import grid_search
-from convmixer.training.run_dir import RunDir
-from convmixer.training.search import RECORDS
-from convmixer.training.search_storage import JOURNAL, close_storage, open_storage
-from tests.training.conftest import tiny_config
-from tests.training.test_grid_search import records, starts
+from convmixer.runs import RunDir
+from convmixer.search.grid_search import grid_search
+from convmixer.search.search import RECORDS
+from convmixer.search.space import SearchConfig
+from convmixer.search.storage import JOURNAL, close_storage, open_storage
+from tests.helpers.runs import tiny_config
+from tests.search.test_grid_search import records, starts
 
 BASE = tiny_config(engine="plain", epochs=1, kernel_size=3)
 GRID = SearchConfig(values=("lr=0.01,0.03,0.1", "wd=0.001,0.01,0.1", "bs=200,400,600"), seeds=1)
@@ -44,7 +44,7 @@ def search(settings: SearchConfig, out: Path) -> None:
 def start() -> Iterator[Callable[..., BaseProcess]]:
     """Starts searches in processes of their own, forked from one that has everything imported."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["convmixer.training.grid_search", "sklearn.datasets", "torch._dynamo"])
+    context.set_forkserver_preload(["convmixer.search.grid_search", "sklearn.datasets", "torch._dynamo"])
     processes: list[BaseProcess] = []
 
     def begin(settings: SearchConfig, out: Path) -> BaseProcess:

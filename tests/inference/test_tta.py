@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from convmixer.data import Dataset
-from convmixer.training import RunDir, TrainedModel, evaluate_run, read_test_set, train, write_evaluation
-from convmixer.training.views import mirrored, shifted, views
-from tests.training.conftest import tiny_config
+from convmixer.inference.evaluate import evaluate_run, write_evaluation
+from convmixer.inference.trained import TrainedModel
+from convmixer.inference.tta import mirrored, shifted, views
+from convmixer.runs import RunDir
+from convmixer.training import read_test_set, train
+from tests.helpers.runs import tiny_config
 
 
 @pytest.mark.parametrize(

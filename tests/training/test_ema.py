@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from convmixer.models import ConvMixer
-from convmixer.training.average import Average
+from convmixer.training.ema import Average
 
 
 def small_model() -> ConvMixer:

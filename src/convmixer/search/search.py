@@ -22,13 +22,13 @@ from convmixer.config import RunConfig
 from convmixer.data import Dataset
 from convmixer.errors import InputError, Interrupted
 from convmixer.files import write_atomic
-from convmixer.search_space import SearchConfig, Values, describe, document_figures
-from convmixer.training.ledger import Ledger, State
+from convmixer.runs import EpochRecord, Summary, config_differences
+from convmixer.search.ledger import Ledger, State
+from convmixer.search.pool import RunCrashedError
+from convmixer.search.sampling import distributions, pruner, sampler
+from convmixer.search.space import SearchConfig, Values, describe, document_figures
+from convmixer.search.storage import Members, close_storage, exclusive, open_storage, start_anew
 from convmixer.training.loop import PrunedError
-from convmixer.training.pool import RunCrashedError
-from convmixer.training.run_dir import EpochRecord, Summary, config_differences
-from convmixer.training.sampling import distributions, pruner, sampler
-from convmixer.training.search_storage import Members, close_storage, exclusive, open_storage, start_anew
 
 RECORDS = "grid_search.json"
 _POLL_SECONDS = 0.2

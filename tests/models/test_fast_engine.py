@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from convmixer.errors import InputError
 from convmixer.kernels import dispatch, measurements, native
-from convmixer.models import ConvMixer, auto, create_model, list_models
-from convmixer.models import engine as fast
+from convmixer.models import ConvMixer, create_model, list_models
+from convmixer.models.engines import auto
+from convmixer.models.engines import fast as fast
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

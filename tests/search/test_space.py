@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from convmixer.errors import InputError
 from convmixer.presets import run_config
-from convmixer.search_space import Choice, Range, SearchConfig, document_figures, searchable
+from convmixer.search.space import Choice, Range, SearchConfig, document_figures, searchable
 
 
 def test_the_default_is_the_documents_grid() -> None:

@@ -9,13 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from convmixer.training.checkpoint import (
-    CURRENT,
-    PREVIOUS,
-    DamagedCheckpointError,
-    load_checkpoint,
-    save_checkpoint,
-)
+from convmixer.runs.checkpoint import CURRENT, PREVIOUS, DamagedCheckpointError, load_checkpoint, save_checkpoint
 
 STATE = {"weights": {"a": torch.arange(300.0)}, "epoch": 3, "losses": [0.5, 0.25], "none": None}
 

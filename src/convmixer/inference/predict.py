@@ -12,7 +12,7 @@ import torch
 from convmixer.data import Split
 from convmixer.data.images import IMAGE_SUFFIXES, open_image, prepare_image
 from convmixer.errors import InputError
-from convmixer.training.evaluate import TrainedModel
+from convmixer.inference.trained import TrainedModel
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.storages.journal import JournalFileBackend
 
-from convmixer.training.runtime import without_passwords
-from convmixer.training.search_storage import JOURNAL, Members, drop_torn_line, exclusive, open_storage, start_anew
+from convmixer.runtime.environment import without_passwords
+from convmixer.search.storage import JOURNAL, Members, drop_torn_line, exclusive, open_storage, start_anew
 
 
 def trials(folder: Path) -> list[int]:

@@ -13,105 +13,32 @@ tensorboard/       the same metrics as TensorBoard events
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, Literal, Self
+from typing import IO, Any, Self
 
 from convmixer.config import RunConfig
 from convmixer.data import DatasetInfo
 from convmixer.errors import InputError, Interrupted
 from convmixer.files import write_atomic
-from convmixer.training.checkpoint import CURRENT, PREVIOUS
+from convmixer.runs.checkpoint import CURRENT, PREVIOUS
+from convmixer.runs.records import EpochRecord, Status, Summary
 
 try:
     import fcntl
 except ImportError:  # not a POSIX system: two processes are not kept apart
     fcntl = None  # type: ignore[assignment]
 
-Status = Literal["new", "running", "interrupted", "crashed", "finished", "diverged", "pruned"]
 _ERROR = "error.txt"
 
 
 class RunBusyError(InputError):
     """Another process is training into the run directory."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochRecord:
-    """A line of ``metrics.jsonl``. Losses are means over images, accuracies fractions in [0, 1]."""
-
-    epoch: int
-    """From 1."""
-    lr: float
-    """Learning rate of the epoch's last step."""
-    train_loss: float
-    """Running, on augmented images, while the weights change."""
-    train_accuracy: float
-    val_loss: float | None = None
-    val_accuracy: float | None = None
-    test_loss: float | None = None
-    """Only under the original protocol, which looks at the test set in every epoch."""
-    test_accuracy: float | None = None
-    ema_val_loss: float | None = None
-    """Of the moving average of the weights, where there is one. The figures above are of the weights themselves."""
-    ema_val_accuracy: float | None = None
-    ema_test_loss: float | None = None
-    ema_test_accuracy: float | None = None
-    seconds: float
-    """Training only, without evaluation and checkpoints."""
-    images_per_second: float
-
-    def held_out(self) -> tuple[float | None, float | None]:
-        """Loss and accuracy that choose the epoch: of the average where there is one; None if nothing was evaluated."""
-        figures = (
-            (self.ema_test_loss, self.ema_test_accuracy),
-            (self.test_loss, self.test_accuracy),
-            (self.ema_val_loss, self.ema_val_accuracy),
-            (self.val_loss, self.val_accuracy),
-        )
-        return next((pair for pair in figures if pair[0] is not None), (None, None))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """``summary.json``: final figures. Accuracies are fractions in [0, 1]; what does not exist is None."""
-
-    status: Literal["finished", "diverged", "pruned"]
-    message: str
-    model: str
-    dataset: str
-    recipe: str
-    protocol: str
-    seed: int
-    epochs: int
-    parameters: int
-    selected_epoch: int | None
-    train_accuracy: float | None
-    val_accuracy: float | None
-    """Of the weights that are kept: the moving average, where there is one."""
-    test_accuracy: float | None
-    """Likewise."""
-    test_loss: float | None
-    epoch_seconds: float | None
-    """Median over epochs, training only."""
-    images_per_second: float | None
-    device: str
-    precision: str
-    engine: str
-    raw_val_accuracy: float | None = None
-    """Of the weights themselves in the selected epoch, where the average is kept."""
-    test_accuracy_tta: float | None = None
-    """With test-time augmentation, where the configuration asks for it."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, as ``summary.json`` holds them."""
-        return asdict(self)
 
 
 class RunDir:
@@ -302,25 +229,3 @@ def config_differences(old: RunConfig, new: RunConfig) -> str:
     """The fields in which two runs differ in identity, as ``epochs 4 → 5, lr 0.1 → 0.2``; '' if there are none."""
     before, after = old.identity(), new.identity()
     return ", ".join(f"{name} {before[name]} → {after[name]}" for name in before if before[name] != after[name])
-
-
-def default_path(config: RunConfig, *, root: Path = Path("results/runs")) -> Path:
-    """A name that says what the run is: model, data, recipe, seed, and the first digits of its identity hash."""
-    dataset = Path(config.data.dataset.removeprefix("folder:")).name or "folder"
-    return root / f"{config.model}-{dataset}-{config.recipe}-s{config.seed}-{config.identity_hash()[:6]}"
-
-
-def unused_path(path: Path) -> Path:
-    """``path``, or the first of path-2, path-3, … that does not exist."""
-    return next(candidate for candidate in _numbered(path) if not candidate.exists())
-
-
-def newest_path(path: Path) -> Path:
-    """The last of path, path-2, path-3, … that exists, or ``path``."""
-    existing = list(itertools.takewhile(Path.exists, _numbered(path)))
-    return existing[-1] if existing else path
-
-
-def _numbered(path: Path) -> Iterator[Path]:
-    yield path
-    yield from (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))

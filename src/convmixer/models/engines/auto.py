@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from convmixer.kernels import cuda_graph, measurements, native
-from convmixer.models import engine
+from convmixer.kernels import measurements, native
+from convmixer.models.engines import fast as engine
+from convmixer.runtime import cuda_graph
 
 if TYPE_CHECKING:
     from convmixer.models.convmixer import ConvMixer

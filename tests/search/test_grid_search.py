@@ -17,14 +17,15 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from convmixer.data import Dataset
 from convmixer.errors import InputError, Interrupted
-from convmixer.search_space import SearchConfig
-from convmixer.training import RunDir, train
-from convmixer.training.grid_search import SearchResult, default_search_path, grid_search, marginals
+from convmixer.runs import RunDir
+from convmixer.search.grid_search import SearchResult, default_search_path, grid_search, marginals
+from convmixer.search.search import RECORDS, Search
+from convmixer.search.space import SearchConfig
+from convmixer.search.storage import JOURNAL
+from convmixer.training import train
 from convmixer.training.loop import TrainingLoop
 from convmixer.training.schedule import learning_rate
-from convmixer.training.search import RECORDS, Search
-from convmixer.training.search_storage import JOURNAL
-from tests.training.conftest import tiny_config
+from tests.helpers.runs import tiny_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

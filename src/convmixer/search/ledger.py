@@ -9,9 +9,9 @@ from typing import Literal
 
 from convmixer.config import RunConfig
 from convmixer.errors import InputError
-from convmixer.search_space import Number, SearchConfig, Values
-from convmixer.training.pool import RunPool
-from convmixer.training.run_dir import EpochRecord, RunDir, Summary
+from convmixer.runs import EpochRecord, RunDir, Summary
+from convmixer.search.pool import RunPool
+from convmixer.search.space import Number, SearchConfig, Values
 
 State = Literal["finished", "pruned", "diverged", "failed", "running"]
 

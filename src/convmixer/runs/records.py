@@ -1,0 +1,80 @@
+"""What a run directory says in figures: a record for each epoch, and a summary."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Status = Literal["new", "running", "interrupted", "crashed", "finished", "diverged", "pruned"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """A line of ``metrics.jsonl``. Losses are means over images, accuracies fractions in [0, 1]."""
+
+    epoch: int
+    """From 1."""
+    lr: float
+    """Learning rate of the epoch's last step."""
+    train_loss: float
+    """Running, on augmented images, while the weights change."""
+    train_accuracy: float
+    val_loss: float | None = None
+    val_accuracy: float | None = None
+    test_loss: float | None = None
+    """Only under the original protocol, which looks at the test set in every epoch."""
+    test_accuracy: float | None = None
+    ema_val_loss: float | None = None
+    """Of the moving average of the weights, where there is one. The figures above are of the weights themselves."""
+    ema_val_accuracy: float | None = None
+    ema_test_loss: float | None = None
+    ema_test_accuracy: float | None = None
+    seconds: float
+    """Training only, without evaluation and checkpoints."""
+    images_per_second: float
+
+    def held_out(self) -> tuple[float | None, float | None]:
+        """Loss and accuracy that choose the epoch: of the average where there is one; None if nothing was evaluated."""
+        figures = (
+            (self.ema_test_loss, self.ema_test_accuracy),
+            (self.test_loss, self.test_accuracy),
+            (self.ema_val_loss, self.ema_val_accuracy),
+            (self.val_loss, self.val_accuracy),
+        )
+        return next((pair for pair in figures if pair[0] is not None), (None, None))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """``summary.json``: final figures. Accuracies are fractions in [0, 1]; what does not exist is None."""
+
+    status: Literal["finished", "diverged", "pruned"]
+    message: str
+    model: str
+    dataset: str
+    recipe: str
+    protocol: str
+    seed: int
+    epochs: int
+    parameters: int
+    selected_epoch: int | None
+    train_accuracy: float | None
+    val_accuracy: float | None
+    """Of the weights that are kept: the moving average, where there is one."""
+    test_accuracy: float | None
+    """Likewise."""
+    test_loss: float | None
+    epoch_seconds: float | None
+    """Median over epochs, training only."""
+    images_per_second: float | None
+    device: str
+    precision: str
+    engine: str
+    raw_val_accuracy: float | None = None
+    """Of the weights themselves in the selected epoch, where the average is kept."""
+    test_accuracy_tta: float | None = None
+    """With test-time augmentation, where the configuration asks for it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as ``summary.json`` holds them."""
+        return asdict(self)
