@@ -1,12 +1,19 @@
-"""Files that are either whole or not there, whatever interrupts the writer; where caches are."""
+"""Files that are either whole or not there, whatever interrupts the writer; locks; where caches are."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+_LOCK_POLL_SECONDS = 0.01
 
 
 @contextmanager
@@ -38,6 +45,40 @@ def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_lock(path: Path) -> FileLock:
+    """A lock that one process holds at a time, entered with ``with``; it ends with that process, even a killed one.
+
+    Acquiring it raises OSError where ``path`` cannot be written, or on a file system without locks.
+    """
+    from filelock import FileLock
+
+    return FileLock(path, poll_interval=_LOCK_POLL_SECONDS, fallback_to_soft=False)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock at ``path``. No file is created or changed; reading permission is enough.
+
+    The question itself takes the lock for an instant: whoever acquires it should try for longer than that.
+    """
+    from filelock import lock_descriptor
+
+    try:
+        # Network file systems lock only what may be written.
+        descriptor = os.open(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        for _ in range(3):  # another one may be asking at this instant
+            if lock_descriptor(descriptor, blocking=False):
+                return False
+            time.sleep(_LOCK_POLL_SECONDS)
+        return True
+    except OSError:
+        return False  # no locks here
     finally:
         os.close(descriptor)
 

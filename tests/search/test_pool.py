@@ -76,14 +76,14 @@ def test_an_interrupted_run_is_resumed(tmp_path: Path, digits: Dataset) -> None:
 
 def test_a_run_that_another_process_trains_is_busy_or_waited_for(tmp_path: Path, digits: Dataset) -> None:
     pool, config = RunPool(tmp_path), tiny_config()
-    claim = RunDir(pool.path(config)).claimed()
+    claim = RunDir(pool.path(config)).locked()
     with claim, pytest.raises(RunBusyError, match="another process is training into it"):
         pool.run(config, dataset=digits, wait=False)
 
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with RunDir(pool.path(config)).claimed():
+        with RunDir(pool.path(config)).locked():
             held.set()
             release.wait()
 
@@ -102,7 +102,7 @@ def test_a_run_that_another_process_trains_is_busy_or_waited_for(tmp_path: Path,
 
 def test_what_is_busy_comes_last(tmp_path: Path, digits: Dataset) -> None:
     pool, configs = RunPool(tmp_path), [tiny_config(seed=seed, epochs=1) for seed in range(3)]
-    with RunDir(pool.path(configs[0])).claimed():
+    with RunDir(pool.path(configs[0])).locked():
         answers = pool.run_all([*configs, configs[2]], dataset=digits)
         done = [next(answers)[0] for _ in range(2)]
     done += [config for config, _ in answers]

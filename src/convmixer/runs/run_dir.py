@@ -14,27 +14,25 @@ tensorboard/       the same metrics as TensorBoard events
 from __future__ import annotations
 
 import json
-import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
+
+from filelock import Timeout
 
 from convmixer.config import RunConfig
 from convmixer.data import DatasetInfo
 from convmixer.errors import InputError, Interrupted
-from convmixer.files import write_atomic
+from convmixer.files import file_lock, is_locked, write_atomic
 from convmixer.runs.checkpoint import CURRENT, PREVIOUS
 from convmixer.runs.records import EpochRecord, Status, Summary
 
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: two processes are not kept apart
-    fcntl = None  # type: ignore[assignment]
-
 _ERROR = "error.txt"
+_LOCK = ".lock"
+_LOCK_SECONDS = 0.2  # to acquire it: whoever asks for the status holds it for an instant
 
 
 class RunBusyError(InputError):
@@ -96,7 +94,7 @@ class RunDir:
         summary = self.summary()
         if summary is not None:
             return summary.status
-        if self._is_locked():
+        if is_locked(self.path / _LOCK):
             return "running"
         if self.error():
             return "crashed"
@@ -133,7 +131,7 @@ class RunDir:
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise InputError(f"{path}: cannot be read as JSON ({error}).") from None
 
-    def admit(self, config: RunConfig, *, resume: bool) -> Summary | None:
+    def check_can_use(self, config: RunConfig, *, resume: bool) -> Summary | None:
         """Checks that a run with ``config`` may use this directory; returns the summary of one that has ended.
 
         Raises:
@@ -155,48 +153,38 @@ class RunDir:
         return summary
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Creates the directory and keeps other processes from training into it; the claim ends with the process.
+    def locked(self) -> Iterator[None]:
+        """Creates the directory and keeps other processes from training into it; the lock ends with the process.
 
         Raises:
-            RunBusyError: another process is at it.
-            InputError: the directory cannot be written.
+            RunBusyError: another process holds the lock.
+            InputError: the directory cannot be written or locked.
         """
-        with self._lock():
-            for leftover in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
-                leftover.unlink()
-            try:
-                yield
-            finally:
-                self._remove_if_unused()
-
-    def _lock(self) -> IO[str]:
-        """The lock's open file, which holds it until it is closed."""
+        lock = file_lock(self.path / _LOCK)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("w")
+            lock.acquire(timeout=_LOCK_SECONDS)
+        except (Timeout, FileNotFoundError):  # held, or removed in between by a process that was refused
+            raise RunBusyError(
+                f"{self.path}: another process is training into it; wait for it or choose another --out."
+            ) from None
         except OSError as error:
             reason = error.strerror or error
-            raise InputError(f"{self.path}: cannot be written to ({reason}); choose another --out.") from None
+            raise InputError(f"{self.path}: cannot be written or locked ({reason}); choose another --out.") from None
         try:
-            if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if (self.path / ".lock").stat().st_ino == os.fstat(lock.fileno()).st_ino:
-                return lock
-        except (BlockingIOError, FileNotFoundError):  # locked, or just removed by a process that was refused
-            pass
-        except OSError as error:
-            lock.close()
-            raise InputError(f"{self.path}: cannot be locked ({error.strerror}); choose another --out.") from None
-        lock.close()
-        raise RunBusyError(f"{self.path}: another process is training into it; wait for it or choose another --out.")
+            for leftover in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
+                leftover.unlink()
+            yield
+        finally:
+            self._remove_if_unused()
+            lock.release()
 
-    def unmark(self) -> None:
+    def reopen(self) -> None:
         """Makes a run that has ended one that has not."""
         (self.path / "summary.json").unlink(missing_ok=True)
 
     @contextmanager
-    def recorded(self) -> Iterator[None]:
+    def record_error(self) -> Iterator[None]:
         """Keeps the traceback of a failure within the block, other than bad input or a signal, in ``error.txt``."""
         (self.path / _ERROR).unlink(missing_ok=True)
         try:
@@ -209,20 +197,9 @@ class RunDir:
 
     def _remove_if_unused(self) -> None:
         """Leaves no trace of a run that was refused before it began."""
-        if [file.name for file in self.path.iterdir()] == [".lock"]:
-            (self.path / ".lock").unlink()
+        if [file.name for file in self.path.iterdir()] == [_LOCK]:
+            (self.path / _LOCK).unlink()
             self.path.rmdir()
-
-    def _is_locked(self) -> bool:
-        path = self.path / ".lock"
-        if fcntl is None or not path.exists() or not os.access(path, os.R_OK):
-            return False
-        with path.open() as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return True
-        return False
 
 
 def config_differences(old: RunConfig, new: RunConfig) -> str:

@@ -67,11 +67,11 @@ def train(
     """
     console = console or Console(quiet=True)
     run = RunDir(out)
-    with run.claimed(), run.recorded(), prepared_cpu():
-        ended = run.admit(config, resume=resume)
+    with run.locked(), run.record_error(), prepared_cpu():
+        ended = run.check_can_use(config, resume=resume)
         if ended and (ended.status != "pruned" or prunable):
             return ended
-        run.unmark()
+        run.reopen()
         device = choose_device(config.train.device)
         dataset = dataset or load_dataset(config.data, protocol=config.protocol, console=console)
         loop = TrainingLoop(config, dataset, run, device)
