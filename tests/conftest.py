@@ -18,6 +18,9 @@ if not torch.cuda.is_available():
 
 from hypothesis import HealthCheck, settings
 
+from convmixer.config import DataConfig
+from convmixer.data import Dataset, load_dataset
+
 # A first call may import a library, and the machine may be busy. On CI a failure has to be the change's own.
 settings.register_profile(
     "unhurried",
@@ -33,6 +36,11 @@ def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     """No test reads or fills the user's cache, and none depends on another's random numbers."""
     monkeypatch.setenv("CONVMIXER_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    return load_dataset(DataConfig(dataset="digits"))
 
 
 @pytest.fixture(scope="session")

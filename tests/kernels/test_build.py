@@ -172,7 +172,7 @@ def test_interleaved_takes_the_best_and_stops_in_time() -> None:
 
 
 def test_allocator_is_set_in_process() -> None:
-    code = "from convmixer.kernels.allocator import tune_allocator as t; print(t(), t())"
+    code = "from convmixer.runtime.allocator import tune_allocator as t; print(t(), t())"
     out = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

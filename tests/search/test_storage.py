@@ -76,7 +76,7 @@ def test_what_is_dropped(tmp_path_factory: pytest.TempPathFactory, content: byte
 def test_members(tmp_path: Path) -> None:
     """Seen from a process that is killed: it is there until then."""
     code = (
-        "import sys, pathlib; from convmixer.training.search_storage import Members\n"
+        "import sys, pathlib; from convmixer.search.storage import Members\n"
         "members = Members(pathlib.Path(sys.argv[1])); print(members.join(), members.name, flush=True); input()"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "members")]
