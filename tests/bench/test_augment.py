@@ -96,8 +96,8 @@ def test_both_pipelines_have_the_same_distribution() -> None:
     count = 6000
     theirs = torch.stack([from_pillow(pillow.augmented(to_pillow(image[0]))) for _ in range(count)])
     stages = Augment(augment.REFERENCE, mean=(0.5,) * 3, mirror=True)
-    stages.stages = stages.stages[:-1]
-    ours = stages.apply(image.repeat(count, 1, 1, 1), [stages.draw(batch(count, 16))])
+    stages.transforms = stages.transforms[:-1]
+    ours = stages.apply(image.repeat(count, 1, 1, 1), [stages.sample(batch(count, 16))])
     spread = 255 / 2 * (2 / count) ** 0.5
     assert (ours.double().mean(0) - theirs.double().mean(0)).abs().max() < 5 * spread
     assert (ours.double().std(0) - theirs.double().std(0)).abs().max() < 5 * spread

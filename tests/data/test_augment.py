@@ -20,10 +20,10 @@ from torch import Tensor
 
 from convmixer.config import AugmentConfig
 from convmixer.data.augment import Augment
-from convmixer.data.color import ColorJitter, ColorJitterDraw
-from convmixer.data.crops import Flip, FlipDraw, PadCrop, PadCropDraw, ResizedCrop, ResizedCropDraw
+from convmixer.data.color import ColorJitter, ColorJitterParams
+from convmixer.data.crops import Flip, FlipParams, PadCrop, PadCropParams, ResizedCrop, ResizedCropParams
 from convmixer.data.erasing import Cutout, RandomErasing, Rectangles
-from convmixer.data.randaugment import OperationsDraw, RandAugment, TrivialAugment
+from convmixer.data.randaugment import OperationParams, RandAugment, TrivialAugment
 from tests.data.test_randaugment import (
     NAMES,
     assert_uniform,
@@ -49,29 +49,29 @@ EVERYTHING = AugmentConfig(
 
 def augmented(config: AugmentConfig, images: Tensor, seed: int = 0, mirror: bool = False) -> Tensor:
     augment = Augment(config, mean=MEAN[: images.shape[1]], mirror=mirror)
-    return augment.apply(images, [augment.draw(batch(len(images), images.shape[-1], seed))])
+    return augment.apply(images, [augment.sample(batch(len(images), images.shape[-1], seed))])
 
 
 def pillow_stage(image: Image.Image, draw: Any, which: int) -> Image.Image:
     """One stage of torchvision on one Pillow image, with the parameters drawn for image ``which``."""
     size = image.width
-    if isinstance(draw, OperationsDraw):
+    if isinstance(draw, OperationParams):
         for number, value in zip(draw.operation[which].tolist(), draw.value[which].tolist(), strict=True):
             image = pillow_operation(NAMES[number], image, value)
         return image
     own = {name: value[which].tolist() for name, value in vars(draw).items()}
     match draw:
-        case PadCropDraw():
+        case PadCropParams():
             padded = ImageOps.expand(image, border=size, fill=0)
             left, top = own["left"] + size, own["top"] + size
             return padded.crop((left, top, left + size, top + size))
-        case ResizedCropDraw():
+        case ResizedCropParams():
             left, top, side = own["left"], own["top"], own["side"]
             square = image.crop((left, top, left + side, top + side))
             return square.resize((size, size), Image.Resampling.BILINEAR)
-        case FlipDraw():
+        case FlipParams():
             return ImageOps.mirror(image) if own["mirrored"] else image
-        case ColorJitterDraw():
+        case ColorJitterParams():
             for number in own["order"]:
                 change = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)[number]
                 image = change(image).enhance(own["factor"][number])
@@ -96,12 +96,12 @@ def shown(stages: Sequence[Any], draws: Sequence[Any], size: int) -> list[Any]:
 def test_everything_at_once_is_pillows(seed: int, size: int, channels: int, crop: Any) -> None:
     images = picture_batch(seed, channels, size, count=12)
     augment = Augment(replace(EVERYTHING, crop=crop), mean=MEAN[:channels], mirror=False)
-    draws = augment.draw(batch(len(images), size, seed))
+    draws = augment.sample(batch(len(images), size, seed))
     result = augment.apply(images, [draws])
     assert len(draws) == 7
     for which, image in enumerate(images):
         expected = to_pillow(image)
-        for draw in shown(augment.stages, draws, size):
+        for draw in shown(augment.transforms, draws, size):
             expected = pillow_stage(expected, draw, which)
         assert torch.equal(result[which], from_pillow(expected))
 
@@ -122,7 +122,7 @@ def test_each_stage_is_pillows(seed: int, size: int, channels: int) -> None:
         RandomErasing(0.8, colour),
         Cutout(5, colour),
     ):
-        draw: Any = stage.draw(batch(len(images), size, seed))
+        draw: Any = stage.sample(batch(len(images), size, seed))
         (seen,) = shown([stage], [draw], size)
         expected = [from_pillow(pillow_stage(to_pillow(image), seen, which)) for which, image in enumerate(images)]
         assert torch.equal(stage.apply(images, draw), torch.stack(expected)), stage
@@ -136,7 +136,7 @@ def test_each_stage_is_pillows(seed: int, size: int, channels: int) -> None:
 def test_real_images_are_changed_as_pillow_does(mode: str, stage: Any) -> None:
     files = sorted(Path(os.environ["CONVMIXER_TEST_IMAGES"]).glob("test/*/*"))[::97][:100]
     pictures = [Image.open(file).convert(mode).resize((32, 32)) for file in files]
-    draw = stage.draw(batch(len(pictures), 32, 5))
+    draw = stage.sample(batch(len(pictures), 32, 5))
     found = stage.apply(torch.stack([from_pillow(picture) for picture in pictures]), draw)
     expected = [from_pillow(pillow_stage(picture, draw, which)) for which, picture in enumerate(pictures)]
     assert len(pictures) == 100
@@ -155,7 +155,7 @@ def test_a_configuration_that_asks_for_nothing_returns_the_input() -> None:
 
 def test_a_resized_crop_of_the_whole_image_is_the_image() -> None:
     images, zero = picture_batch(0, 3, 16), torch.zeros(8, dtype=torch.int64)
-    assert torch.equal(ResizedCrop(0.5).apply(images, ResizedCropDraw(zero, zero, zero + 16)), images)
+    assert torch.equal(ResizedCrop(0.5).apply(images, ResizedCropParams(zero, zero, zero + 16)), images)
 
 
 BASE = AugmentConfig(crop="resized", crop_scale=0.5, flip=True, randaugment=1, color_jitter=0.1, erasing=0.5)
@@ -198,7 +198,7 @@ def test_padding_changes_the_result() -> None:
 def test_reflected_padding_is_numpys(seed: int, size: int, channels: int, padding: int) -> None:
     images = picture_batch(seed, channels, size)
     stage = PadCrop(padding, "reflect")
-    draw = stage.draw(batch(len(images), size, seed))
+    draw = stage.sample(batch(len(images), size, seed))
     for result, image, top, left in zip(stage.apply(images, draw), images, draw.top, draw.left, strict=True):
         frame = ((0, 0), (padding, padding), (padding, padding))
         padded = np.pad(image.numpy(), frame, mode="reflect")
@@ -208,7 +208,7 @@ def test_reflected_padding_is_numpys(seed: int, size: int, channels: int, paddin
 
 def test_alternating_flips_turn_with_the_epoch() -> None:
     stage = Flip(alternating=True)
-    first, second, third = (stage.draw(batch(1000, 32, 0, epoch)).mirrored for epoch in range(3))
+    first, second, third = (stage.sample(batch(1000, 32, 0, epoch)).mirrored for epoch in range(3))
     assert torch.equal(first, ~second)
     assert torch.equal(first, third)
     assert_uniform(torch.bincount(first.int(), minlength=2))
@@ -228,10 +228,10 @@ def test_the_same_state_gives_the_same_bits_and_moves_on() -> None:
     augment = Augment(EVERYTHING, mean=MEAN, mirror=True)
     source = batch(32, 32)
     state = source.generator.get_state()
-    first, second = (augment.apply(images, [augment.draw(source)]) for _ in range(2))
+    first, second = (augment.apply(images, [augment.sample(source)]) for _ in range(2))
     assert not torch.equal(first, second)
     source.generator.set_state(state)
-    assert torch.equal(augment.apply(images, [augment.draw(source)]), first)
+    assert torch.equal(augment.apply(images, [augment.sample(source)]), first)
     assert torch.equal(images, kept)
 
 
@@ -276,15 +276,15 @@ def test_other_images_are_refused(images: Tensor) -> None:
 
 def test_padded_windows_are_uniform_and_independent() -> None:
     for side, padding in ((8, 1), (32, 4), (4, 0)):
-        own = PadCrop(None).draw(batch(500, side))
+        own = PadCrop(None).sample(batch(500, side))
         assert own.top.abs().max() == own.left.abs().max() == padding
-    draw = PadCrop(4).draw(batch(40_500, 32))
+    draw = PadCrop(4).sample(batch(40_500, 32))
     assert_uniform(torch.bincount((draw.top + 4) * 9 + draw.left + 4, minlength=81))
 
 
 def test_resized_squares_have_uniform_area_and_position() -> None:
     size = 256
-    draw = ResizedCrop(0.2).draw(batch(20_000, size))
+    draw = ResizedCrop(0.2).sample(batch(20_000, size))
     area = (draw.side / size) ** 2
     assert_uniform(torch.histc(area, 8, 0.2, 1.0))
     assert (draw.side.min() / size) ** 2 == pytest.approx(0.2, abs=0.01)
@@ -298,12 +298,12 @@ def test_resized_squares_have_uniform_area_and_position() -> None:
 
 
 def test_half_of_the_images_are_mirrored() -> None:
-    assert_uniform(torch.bincount(Flip().draw(batch(10_000, 32)).mirrored.int(), minlength=2))
+    assert_uniform(torch.bincount(Flip().sample(batch(10_000, 32)).mirrored.int(), minlength=2))
 
 
 @pytest.mark.parametrize(("strength", "low", "high"), [(0.2, 0.8, 1.2), (2.0, 0.0, 3.0)])
 def test_jitter_factors_and_orders_are_uniform(strength: float, low: float, high: float) -> None:
-    draw = ColorJitter(strength).draw(batch(12_000, 32))
+    draw = ColorJitter(strength).sample(batch(12_000, 32))
     assert draw.factor.min() >= low
     assert draw.factor.max() <= high
     for factors in draw.factor.T:
@@ -328,7 +328,7 @@ def torchvision_rectangle(size: int, source: random.Random) -> tuple[int, int, i
 def test_erased_rectangles_follow_the_rule(size: int) -> None:
     count, source = 20_000, random.Random(0)
     stage = RandomErasing(1.0, (0, 0, 0))
-    draw = stage.rectangles(stage.draw(batch(count, size)), size)
+    draw = stage.rectangles(stage.sample(batch(count, size)), size)
     drawn = torch.stack([draw.top, draw.left, draw.height, draw.width], dim=1)
     expected = torch.tensor([torchvision_rectangle(size, source) for _ in range(count)])
     # Top, left, height and width one by one, and jointly as the area and the far corner.
@@ -344,7 +344,7 @@ def test_erased_rectangles_follow_the_rule(size: int) -> None:
 
 def test_erasing_hits_the_given_part_of_the_images() -> None:
     stage = RandomErasing(0.25, (0,))
-    draw = stage.rectangles(stage.draw(batch(10_000, 32)), 32)
+    draw = stage.rectangles(stage.sample(batch(10_000, 32)), 32)
     assert (draw.height > 0).double().mean() == pytest.approx(0.25, abs=0.02)
     assert torch.equal(draw.height > 0, draw.width > 0)
 
@@ -352,13 +352,13 @@ def test_erasing_hits_the_given_part_of_the_images() -> None:
 def test_an_image_is_left_alone_where_no_rectangle_fits() -> None:
     images = picture_batch(0, 1, 8)
     stage = RandomErasing(1.0, (9,), area=(0.9, 0.9), ratio=(3.0, 3.0))
-    assert torch.equal(stage.apply(images, stage.draw(batch(len(images), 8))), images)
+    assert torch.equal(stage.apply(images, stage.sample(batch(len(images), 8))), images)
 
 
 @pytest.mark.parametrize("side", [1, 4, 7, 40])
 def test_cutout_is_a_clipped_square_about_a_uniform_pixel(side: int) -> None:
     size = 16
-    draw = Cutout(side, (0,)).draw(batch(64_000, size))
+    draw = Cutout(side, (0,)).sample(batch(64_000, size))
     corners = [[max(0, at - side // 2), min(size, at - side // 2 + side)] for at in range(size)]
     expected = torch.tensor([[start, end - start] for start, end in corners])
     for start, length in ((draw.top, draw.height), (draw.left, draw.width)):

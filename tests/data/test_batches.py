@@ -16,7 +16,7 @@ from convmixer.data.augment import Augment
 from convmixer.data.batches import Normalize, TrainBatches
 from convmixer.data.datasets import DatasetInfo, Split
 from convmixer.data.mixing import Mixing
-from convmixer.data.stage import Stage
+from convmixer.data.transform import Transform
 from tests.data.test_randaugment import batch, picture_batch
 
 CLASSES = 7
@@ -165,12 +165,12 @@ def test_nothing_is_read_back_from_the_device(config: AugmentConfig, channels: i
     augment = Augment(config, mean=(0.5,) * channels, mirror=True)
     circumstances = batch(64, 16)
     images = torch.empty(64, channels, 16, 16, dtype=torch.uint8, device=meta)
-    images = augment.apply(images, [augment.draw(circumstances)])
+    images = augment.apply(images, [augment.sample(circumstances)])
     images = Normalize(info(channels, 16), meta)(images)
     mixing = Mixing.of(config, CLASSES)
     if mixing:
         labels = torch.empty(64, dtype=torch.int64, device=meta)
-        images, targets = mixing.apply(images, labels, mixing.draw(circumstances))
+        images, targets = mixing.mix(images, labels, mixing.sample(circumstances))
         assert targets.device == meta
     assert images.device == meta
 
@@ -180,7 +180,7 @@ def test_the_meta_device_would_notice() -> None:
         def apply(self, images: Tensor, draw: Any) -> Tensor:
             return images[images.amax((1, 2, 3)) > 0]
 
-    stage: Stage = Waits()  # type: ignore[assignment]
+    stage: Transform = Waits()  # type: ignore[assignment]
     with pytest.raises((NotImplementedError, RuntimeError)):
         stage.apply(torch.empty(2, 1, 4, 4, dtype=torch.uint8, device="meta"), None)
 

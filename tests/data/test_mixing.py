@@ -11,8 +11,8 @@ from scipy.stats import beta, kstest
 from torch import Tensor
 
 from convmixer.config import AugmentConfig
-from convmixer.data.mixing import MixDraw, Mixing
-from convmixer.data.stage import Batch, concatenate
+from convmixer.data.mixing import Mixing, MixParams
+from convmixer.data.transform import Batch, concatenate
 from tests.data.test_randaugment import assert_uniform, batch, generator
 
 CLASSES = 5
@@ -24,11 +24,11 @@ def normalised(count: int, channels: int, size: int, seed: int = 0) -> tuple[Ten
     return images, torch.randint(CLASSES, (count,), generator=source)
 
 
-def many(mixing: Mixing, draws: int, size: int = 32) -> MixDraw:
+def many(mixing: Mixing, draws: int, size: int = 32) -> MixParams:
     """The first image's parameters of each of ``draws`` batches of two."""
     source = generator(0)
-    whole = concatenate([mixing.draw(Batch(torch.ones(2).bool(), 0, size, source)) for _ in range(draws)])
-    return MixDraw(whole.partner[::2], whole.box[::2], whole.kept[::2], whole.weight[::2])
+    whole = concatenate([mixing.sample(Batch(torch.ones(2).bool(), 0, size, source)) for _ in range(draws)])
+    return MixParams(whole.partner[::2], whole.box[::2], whole.kept[::2], whole.weight[::2])
 
 
 @settings(max_examples=60)
@@ -46,8 +46,8 @@ def test_images_and_targets_are_mixed_by_definition(
     images, labels = normalised(count, channels, size, seed)
     kept_images = images.clone()
     mixing = Mixing(*parameters, probability, CLASSES)
-    draw = mixing.draw(batch(count, size, seed))
-    mixed, targets = mixing.apply(images, labels, draw)
+    draw = mixing.sample(batch(count, size, seed))
+    mixed, targets = mixing.mix(images, labels, draw)
     assert torch.equal(images, kept_images)
     partners = draw.partner + torch.arange(count)
     assert sorted(partners.tolist()) == list(range(count))
@@ -71,8 +71,8 @@ def test_images_and_targets_are_mixed_by_definition(
 def test_cutmix_copies_pixels_and_weighs_by_their_number() -> None:
     images, labels = normalised(64, 3, 20)
     mixing = Mixing(0.0, 1.0, 1.0, CLASSES)
-    draw = mixing.draw(batch(64, 20, 3))
-    mixed, targets = mixing.apply(images, labels, draw)
+    draw = mixing.sample(batch(64, 20, 3))
+    mixed, targets = mixing.mix(images, labels, draw)
     partner = images[draw.partner + torch.arange(64)]
     own, other = (mixed == images).all(1), (mixed == partner).all(1)
     assert (own | other).all()
@@ -87,7 +87,7 @@ def test_cutmix_copies_pixels_and_weighs_by_their_number() -> None:
 def test_a_batch_that_is_not_mixed_keeps_every_bit() -> None:
     images, labels = normalised(6, 3, 9)
     mixing = Mixing(0.5, 0.5, 0.0, CLASSES)
-    mixed, targets = mixing.apply(images, labels, mixing.draw(batch(6, 9)))
+    mixed, targets = mixing.mix(images, labels, mixing.sample(batch(6, 9)))
     assert torch.equal(mixed, images)
     assert torch.equal(targets, torch.eye(CLASSES)[labels])
 
@@ -99,7 +99,7 @@ def test_mixups_share_is_beta_distributed_and_one_for_the_batch(parameter: float
     assert kstest(draw.kept.double().numpy(), beta(parameter, parameter).cdf).pvalue > 1e-3
     torch.testing.assert_close(draw.weight, draw.kept)
     assert (draw.box == torch.tensor([0, 0, 32, 32])).all()
-    one = mixing.draw(batch(50, 32))
+    one = mixing.sample(batch(50, 32))
     assert len(one.kept.unique()) == len(one.weight.unique()) == 1
 
 
@@ -138,7 +138,7 @@ def test_a_coin_decides_between_both_and_a_probability_whether_at_all() -> None:
 
 
 def test_partners_are_a_random_order() -> None:
-    draw = concatenate([Mixing(1.0, 0.0, 1.0, CLASSES).draw(batch(4, 8, seed)) for seed in range(6000)])
+    draw = concatenate([Mixing(1.0, 0.0, 1.0, CLASSES).sample(batch(4, 8, seed)) for seed in range(6000)])
     partners = (draw.partner.view(-1, 4) + torch.arange(4)) @ torch.tensor([64, 16, 4, 1])
     assert_uniform(partners.unique(return_counts=True)[1])
     assert len(partners.unique()) == 24
@@ -147,11 +147,11 @@ def test_partners_are_a_random_order() -> None:
 def test_batches_stay_among_themselves() -> None:
     mixing = Mixing(1.0, 0.0, 1.0, CLASSES)
     images, labels = normalised(20, 1, 8)
-    draws = [mixing.draw(batch(10, 8, seed)) for seed in (0, 1)]
-    together, targets = mixing.apply(images, labels, concatenate(draws))
+    draws = [mixing.sample(batch(10, 8, seed)) for seed in (0, 1)]
+    together, targets = mixing.mix(images, labels, concatenate(draws))
     for part, draw in enumerate(draws):
         own = slice(10 * part, 10 * part + 10)
-        alone, own_targets = mixing.apply(images[own], labels[own], draw)
+        alone, own_targets = mixing.mix(images[own], labels[own], draw)
         assert torch.equal(together[own], alone)
         assert torch.equal(targets[own], own_targets)
 

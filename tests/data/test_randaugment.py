@@ -13,16 +13,17 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-from convmixer.data.operations import apply_groups, autocontrast, equalize, posterize, saturation, transfer
+from convmixer.data import randaugment
+from convmixer.data.operations import apply_groups, autocontrast, copy_to_device, equalize, posterize, saturation
 from convmixer.data.randaugment import (
     OPERATIONS,
     WIDE_OPERATIONS,
     Operation,
-    OperationsDraw,
+    OperationParams,
     RandAugment,
     TrivialAugment,
 )
-from convmixer.data.stage import Batch
+from convmixer.data.transform import Batch
 
 NAMES = [operation.name for operation in OPERATIONS]
 
@@ -103,7 +104,7 @@ def pillow_operation(name: str, image: Image.Image, value: float) -> Image.Image
 
 
 def one_operation(name: str, images: Tensor, value: Tensor) -> Tensor:
-    draw = OperationsDraw(torch.full((len(images), 1), NAMES.index(name)), value.double().expand(len(images), 1))
+    draw = OperationParams(torch.full((len(images), 1), NAMES.index(name)), value.double().expand(len(images), 1))
     return RandAugment(1, 0).apply(images, draw)
 
 
@@ -129,7 +130,7 @@ def test_operation_is_pillows(
 def test_drawn_chain_is_pillows(seed: int, size: int, channels: int, steps: int, magnitude: int) -> None:
     images = picture_batch(seed, channels, size, count=16)
     stage = RandAugment(steps, magnitude)
-    draw = stage.draw(batch(len(images), size, seed))
+    draw = stage.sample(batch(len(images), size, seed))
     for result, image, numbers, values in zip(
         stage.apply(images, draw), images, draw.operation, draw.value, strict=True
     ):
@@ -186,7 +187,7 @@ def test_wide_table_is_trivialaugments(size: int) -> None:
 
 
 def test_trivial_operations_signs_and_magnitudes_are_uniform_and_independent() -> None:
-    draw = TrivialAugment().draw(batch(124_000, 32))
+    draw = TrivialAugment().sample(batch(124_000, 32))
     assert draw.operation.shape == (124_000, 1)
     assert_uniform(torch.bincount(draw.operation[:, 0], minlength=len(NAMES)))
     for row, operation in enumerate(WIDE_OPERATIONS):
@@ -225,7 +226,7 @@ def test_saturation_leaves_grey_images() -> None:
 
 def test_operations_signs_and_steps_are_uniform_and_independent() -> None:
     count = 28_000
-    draw = RandAugment(2, 12).draw(batch(count, 32))
+    draw = RandAugment(2, 12).sample(batch(count, 32))
     number = len(NAMES)
     assert_uniform(torch.bincount(draw.operation.flatten(), minlength=number))
     assert_uniform(torch.bincount(draw.operation[:, 0] * number + draw.operation[:, 1], minlength=number**2))
@@ -246,12 +247,24 @@ def assert_uniform(counts: Tensor) -> None:
 def test_images_of_a_batch_change_differently_and_the_input_stays() -> None:
     images = picture_batch(0, 3, 32)[:1].repeat(64, 1, 1, 1)
     stage = RandAugment(2, 15)
-    result = stage.apply(images, stage.draw(batch(64, 32, 1)))
+    result = stage.apply(images, stage.sample(batch(64, 32, 1)))
     assert len({image.numpy().tobytes() for image in result}) > 50
     assert (images == images[0]).all()
 
 
-def test_transfer_returns_each_tensor_as_it_was() -> None:
+def test_equal_functions_run_at_once_wherever_they_stand_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, count = picture_batch(0, 3, 12, 200), len(OPERATIONS)
+    params = RandAugment(1, 12).sample(batch(len(images), 12))
+    expected = RandAugment(1, 12).apply(images, params)
+    order = torch.randperm(count, generator=generator(1))
+    monkeypatch.setattr(randaugment, "OPERATIONS", tuple(OPERATIONS[row] for row in order))
+    moved = OperationParams(order.argsort()[params.operation], params.value)
+    assert torch.equal(RandAugment(1, 12).apply(images, moved), expected)
+    groups = list(randaugment._groups(moved.operation[:, 0], moved.value[:, 0], 12))
+    assert len({function for function, *_ in groups}) == len(groups) == count - 5  # four more maps, and no identity
+
+
+def test_copy_to_device_returns_each_tensor_as_it_was() -> None:
     tensors = [
         torch.tensor([True, False, True]),
         torch.arange(5)[:, None] * torch.arange(3),
@@ -259,7 +272,7 @@ def test_transfer_returns_each_tensor_as_it_was() -> None:
         torch.tensor(7, dtype=torch.uint8),
         torch.rand(3, 2).T,
     ]
-    for moved, source in zip(transfer(tensors, torch.device("cpu")), tensors, strict=True):
+    for moved, source in zip(copy_to_device(tensors, torch.device("cpu")), tensors, strict=True):
         assert moved.dtype == source.dtype
         assert torch.equal(moved, source)
 

@@ -1,8 +1,8 @@
 """Random changes to whole batches of training images, on the device that holds them.
 
-Each stage draws its parameters for all images of a batch on the CPU first, so that a seed means the same on every
-device, and applies them second, to several batches at once where that is faster. Rules and roundings are those of
-torchvision's transforms on Pillow images.
+Parameters are sampled on the CPU for a whole batch, which makes a seed mean the same on every device. They are applied
+afterwards, to several batches at once where that is faster. Rules and roundings are those of torchvision's transforms
+on Pillow images.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from convmixer.data.color import ColorJitter
 from convmixer.data.crops import Flip, PadCrop, ResizedCrop
 from convmixer.data.erasing import Cutout, RandomErasing
 from convmixer.data.randaugment import RandAugment, TrivialAugment
-from convmixer.data.stage import Batch, Stage, concatenate
+from convmixer.data.transform import Batch, Transform, concatenate
 
 
 class Augment:
@@ -32,18 +32,18 @@ class Augment:
 
     def __init__(self, config: AugmentConfig, *, mean: Sequence[float], mirror: bool) -> None:
         self.channels = len(mean)
-        self.stages = tuple(_stages(config, mean, mirror))
+        self.transforms = tuple(_transforms(config, mean, mirror))
 
-    def draw(self, batch: Batch) -> tuple[Any, ...]:
-        """The parameters of every stage for one batch."""
-        return tuple(stage.draw(batch) for stage in self.stages)
+    def sample(self, batch: Batch) -> tuple[Any, ...]:
+        """The parameters of every transform for one batch."""
+        return tuple(transform.sample(batch) for transform in self.transforms)
 
-    def apply(self, images: Tensor, draws: Sequence[tuple[Any, ...]]) -> Tensor:
-        """Changed images; the same images and draws give the same bits on every device and in batches of any size.
+    def apply(self, images: Tensor, params: Sequence[tuple[Any, ...]]) -> Tensor:
+        """Changed images; the same images and parameters give the same bits on every device and in batches of any size.
 
         Args:
             images: (N, C, H, H) uint8, H at least 3; not modified.
-            draws: What :meth:`draw` gave for one batch or several whose images, one after the other, these are.
+            params: Results of :meth:`sample`, one for each batch that ``images`` consist of, in order.
 
         Returns:
             (N, C, H, H) uint8; ``images`` themselves where the configuration asks for nothing.
@@ -54,12 +54,12 @@ class Augment:
                 f"expected square uint8 images of {self.channels} channels, "
                 f"got {images.dtype} of shape {tuple(images.shape)}"
             )
-        for stage, parts in zip(self.stages, zip(*draws, strict=True), strict=True):
-            images = stage.apply(images, concatenate(parts))
+        for transform, parts in zip(self.transforms, zip(*params, strict=True), strict=True):
+            images = transform.apply(images, concatenate(parts))
         return images
 
 
-def _stages(config: AugmentConfig, mean: Sequence[float], mirror: bool) -> Iterator[Stage]:
+def _transforms(config: AugmentConfig, mean: Sequence[float], mirror: bool) -> Iterator[Transform]:
     colour = tuple(round(channel * 255) for channel in mean)
     if config.crop == "pad" and config.crop_padding != 0:
         yield PadCrop(config.crop_padding, config.crop_fill)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,10 +11,10 @@ import torch
 from convmixer.data.augment import Augment
 from convmixer.data.datasets import DatasetInfo, Split
 from convmixer.data.mixing import Mixing
-from convmixer.data.operations import transfer
-from convmixer.data.stage import Batch, concatenate
+from convmixer.data.operations import copy_to_device
+from convmixer.data.transform import Batch, concatenate
 
-_ORDER, _AUGMENT, _COIN = 0, 1, 2  # streams of random numbers that never meet
+_ORDER, _AUGMENT, _FLIP_BIT = 0, 1, 2  # streams of random numbers that never meet
 
 
 def seeded(*key: int) -> torch.Generator:
@@ -37,25 +38,39 @@ class Normalize:
         return images.float().sub_(self.mean).div_(self.std).contiguous(memory_format=self.layout)
 
 
+class BatchSource(Protocol):
+    """What the training loop draws its batches from."""
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Batches ``start_step``, ``start_step`` + 1, … of an epoch; the same arguments give the same batches.
+
+        Yields:
+            (B, C, H, W) float32 images and their targets: (B,) int64 labels or (B, K) float32 probabilities.
+        """
+
+
 _CPU_PIXELS, _GPU_PIXELS = 2**20, 2**23
-"""Of the images that are augmented at once: enough to hide what starting an operation costs."""
+"""Augmented at once: enough to hide the overhead of launching an operation."""
 
 
 class TrainBatches:
     """The training images in a new order every epoch, augmented and normalised.
 
-    Order and augmentation of a batch follow from (seed, epoch, position) alone, so a run can be continued anywhere.
+    Order and augmentation of a batch depend on (seed, epoch, step) only: a run can be resumed at any step.
 
     Args:
         split: Images and labels; moved to ``device``.
         batch_size: Images in a batch; a last, smaller one is left out.
         seed: Of all randomness.
         augment: Changes to the images.
-        normalize: What turns them into the model's inputs.
+        normalize: From augmented images to the model's input.
         device: Where everything happens.
-        mixing: What makes one image of two, if anything does.
-        chunk: How many batches are prepared at once, for which nothing but speed depends on it; by default as
-            many as have about 1,024 images of 32×32 on a CPU, and 8,192 elsewhere.
+        mixing: mixup or CutMix, if any.
+        chunk: How many batches are prepared at once, which affects only speed; by default about 1,024 images of
+            32×32 on a CPU and 8,192 elsewhere.
     """
 
     def __init__(
@@ -75,18 +90,15 @@ class TrainBatches:
         self.mixing = mixing
         pixels = self.batch_size * self.images.shape[-1] ** 2
         self.chunk = chunk or max(1, (_CPU_PIXELS if device.type == "cpu" else _GPU_PIXELS) // pixels)
-        self.coin = torch.randint(2, (len(split),), generator=seeded(seed, _COIN)).bool()
+        self.flip_bit = torch.randint(2, (len(split),), generator=seeded(seed, _FLIP_BIT)).bool()
 
     def __len__(self) -> int:
         return len(self.labels) // self.batch_size
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Batches ``start``, ``start`` + 1, … of an epoch: (B, C, H, W) float32 images and their targets.
-
-        Targets are (B,) int64 labels or, of mixed images, (B, K) float32 probabilities.
-        """
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """As :meth:`BatchSource.epoch`; targets are probabilities if images are mixed."""
         order = torch.randperm(len(self.labels), generator=seeded(self.seed, _ORDER, epoch))
-        for first in range(start, len(self), self.chunk):
+        for first in range(start_step, len(self), self.chunk):
             steps = range(first, min(first + self.chunk, len(self)))
             images, labels = self._prepare(order, epoch, steps)
             yield from zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True)
@@ -95,16 +107,16 @@ class TrainBatches:
         """The images and targets of batches that follow each other."""
         members = [order[step * self.batch_size : (step + 1) * self.batch_size] for step in steps]
         batches = [
-            Batch(self.coin[own], epoch, self.images.shape[-1], seeded(self.seed, _AUGMENT, epoch, step))
-            for step, own in zip(steps, members, strict=True)
+            Batch(self.flip_bit[indices], epoch, self.images.shape[-1], seeded(self.seed, _AUGMENT, epoch, step))
+            for step, indices in zip(steps, members, strict=True)
         ]
-        (index,) = transfer([torch.cat(members)], self.device)
-        draws = [self.augment.draw(batch) for batch in batches]
-        images = self.normalize(self.augment.apply(self.images.index_select(0, index), draws))
+        (index,) = copy_to_device([torch.cat(members)], self.device)
+        params = [self.augment.sample(batch) for batch in batches]
+        images = self.normalize(self.augment.apply(self.images.index_select(0, index), params))
         labels = self.labels.index_select(0, index)
         if self.mixing is None:
             return images, labels
-        images, targets = self.mixing.apply(images, labels, concatenate([self.mixing.draw(batch) for batch in batches]))
+        images, targets = self.mixing.mix(images, labels, concatenate([self.mixing.sample(batch) for batch in batches]))
         return images.contiguous(memory_format=self.normalize.layout), targets
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from convmixer.data.operations import apply_groups, brightness, contrast, saturation
-from convmixer.data.stage import Batch, uniform
+from convmixer.data.transform import Batch, uniform
 
 _JITTERS = (brightness, contrast, saturation)
 
 
 @dataclass(frozen=True)
-class ColorJitterDraw:
+class ColorJitterParams:
     """How strong, and in which order, brightness (0), contrast (1) and saturation (2) change."""
 
     order: Tensor
@@ -28,19 +28,19 @@ class ColorJitter:
 
     strength: float
 
-    def draw(self, batch: Batch) -> ColorJitterDraw:
+    def sample(self, batch: Batch) -> ColorJitterParams:
         """Uniform factors, and one of the six orders."""
         shape = (len(batch), len(_JITTERS))
         factor = uniform(shape, max(0.0, 1 - self.strength), 1 + self.strength, batch.generator)
-        return ColorJitterDraw(uniform(shape, 0, 1, batch.generator).argsort(1), factor.float())
+        return ColorJitterParams(uniform(shape, 0, 1, batch.generator).argsort(1), factor.float())
 
-    def apply(self, images: Tensor, draw: ColorJitterDraw) -> Tensor:
+    def apply(self, images: Tensor, params: ColorJitterParams) -> Tensor:
         """Images after the three changes, each rounded to whole levels."""
-        for turn in draw.order.unbind(1):
-            members = [(turn == number).nonzero().flatten() for number in range(len(_JITTERS))]
+        for position in params.order.unbind(1):
+            members = [(position == number).nonzero().flatten() for number in range(len(_JITTERS))]
             groups = [
-                (kernel, index, draw.factor[index, number])
-                for number, (kernel, index) in enumerate(zip(_JITTERS, members, strict=True))
+                (function, index, params.factor[index, number])
+                for number, (function, index) in enumerate(zip(_JITTERS, members, strict=True))
             ]
             images = apply_groups(images, groups)
         return images

@@ -8,12 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from convmixer.data.operations import choose, framed_windows, reflected_windows, transfer
-from convmixer.data.stage import Batch, position, uniform
+from convmixer.data.operations import copy_to_device, framed_windows, reflected_windows, where_u8
+from convmixer.data.transform import Batch, position, uniform
 
 
 @dataclass(frozen=True)
-class PadCropDraw:
+class PadCropParams:
     """Where the window lies in the image, from -padding to padding: (N,) int64 each."""
 
     top: Tensor
@@ -31,14 +31,14 @@ class PadCrop:
     padding: int | None
     fill: Literal["black", "reflect"] = "black"
 
-    def draw(self, batch: Batch) -> PadCropDraw:
+    def sample(self, batch: Batch) -> PadCropParams:
         """Offsets, independent and uniform."""
         shape, padding = (2, len(batch)), self._pixels(batch.size)
-        return PadCropDraw(*torch.randint(-padding, padding + 1, shape, generator=batch.generator))
+        return PadCropParams(*torch.randint(-padding, padding + 1, shape, generator=batch.generator))
 
-    def apply(self, images: Tensor, draw: PadCropDraw) -> Tensor:
+    def apply(self, images: Tensor, params: PadCropParams) -> Tensor:
         """Images shifted by whole pixels."""
-        top, left = transfer([draw.top, draw.left], images.device)
+        top, left = copy_to_device([params.top, params.left], images.device)
         if self.fill == "reflect":
             return reflected_windows(images, top, left)
         padding = self._pixels(images.shape[-1])
@@ -49,7 +49,7 @@ class PadCrop:
 
 
 @dataclass(frozen=True)
-class ResizedCropDraw:
+class ResizedCropParams:
     """A square inside each image: (N,) int64 each."""
 
     top: Tensor
@@ -63,15 +63,15 @@ class ResizedCrop:
 
     scale: float
 
-    def draw(self, batch: Batch) -> ResizedCropDraw:
+    def sample(self, batch: Batch) -> ResizedCropParams:
         """Squares: area uniform, then position uniform."""
         size, generator = batch.size, batch.generator
         side = (uniform((len(batch),), self.scale, 1, generator).sqrt() * size).round().long().clamp(min=1)
-        return ResizedCropDraw(position(size - side, generator), position(size - side, generator), side)
+        return ResizedCropParams(position(size - side, generator), position(size - side, generator), side)
 
-    def apply(self, images: Tensor, draw: ResizedCropDraw) -> Tensor:
+    def apply(self, images: Tensor, params: ResizedCropParams) -> Tensor:
         """The squares, interpolated linearly along the rows, rounded, and then along the columns."""
-        top, left, side = transfer([draw.top, draw.left, draw.side], images.device)
+        top, left, side = copy_to_device([params.top, params.left, params.side], images.device)
         return _enlarge(_enlarge(images, left, side, 3), top, side, 2).contiguous()
 
 
@@ -103,7 +103,7 @@ def _enlarge(images: Tensor, start: Tensor, side: Tensor, axis: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class FlipDraw:
+class FlipParams:
     """Which images are mirrored: (N,) bool."""
 
     mirrored: Tensor
@@ -119,13 +119,13 @@ class Flip:
 
     alternating: bool = False
 
-    def draw(self, batch: Batch) -> FlipDraw:
+    def sample(self, batch: Batch) -> FlipParams:
         """A fair coin for each image: a new one, or its own turned over in every other epoch."""
         if self.alternating:
-            return FlipDraw(batch.coin ^ bool(batch.epoch % 2))
-        return FlipDraw(torch.randint(2, (len(batch),), generator=batch.generator).bool())
+            return FlipParams(batch.flip_bit ^ bool(batch.epoch % 2))
+        return FlipParams(torch.randint(2, (len(batch),), generator=batch.generator).bool())
 
-    def apply(self, images: Tensor, draw: FlipDraw) -> Tensor:
+    def apply(self, images: Tensor, params: FlipParams) -> Tensor:
         """Images, some of them mirrored."""
-        (mirrored,) = transfer([draw.mirrored], images.device)
-        return choose(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
+        (mirrored,) = copy_to_device([params.mirrored], images.device)
+        return where_u8(mirrored.view(-1, 1, 1, 1), images.flip(3), images)

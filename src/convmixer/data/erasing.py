@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from convmixer.data.operations import apply_groups, fill
-from convmixer.data.stage import Batch, between
+from convmixer.data.transform import Batch, between
 
 
 @dataclass(frozen=True)
 class Rectangles:
-    """A rectangle in each image, of no size where nothing is erased: (N,) int64 each."""
+    """A rectangle in each image, empty if nothing is erased: (N,) int64 each."""
 
     top: Tensor
     left: Tensor
@@ -23,11 +23,11 @@ class Rectangles:
 
 
 @dataclass(frozen=True)
-class ErasingDraw:
-    """What the rectangles of N images follow from, for several batches at once: so many small steps cost time."""
+class ErasingParams:
+    """Random numbers that the rectangles of N images are computed from, for several batches at once to save time."""
 
     numbers: Tensor
-    """(N, 3 + 2 · tries) float64, uniform from 0 to 1: whether, place, and of each try area and ratio."""
+    """(N, 3 + 2 · tries) float64, uniform from 0 to 1: whether to erase, row, column, areas and ratios of all tries."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,18 @@ class RandomErasing:
     ratio: tuple[float, float] = (0.3, 3.3)
     """Smallest and largest height over width."""
     tries: int = 10
-    """How often a rectangle that does not fit is drawn anew before the image is left alone."""
+    """Attempts to sample a rectangle that fits, before the image is left unchanged."""
 
-    def draw(self, batch: Batch) -> ErasingDraw:
+    def sample(self, batch: Batch) -> ErasingParams:
         """Uniform numbers."""
-        return ErasingDraw(torch.rand((len(batch), 3 + 2 * self.tries), dtype=torch.float64, generator=batch.generator))
+        return ErasingParams(
+            torch.rand((len(batch), 3 + 2 * self.tries), dtype=torch.float64, generator=batch.generator)
+        )
 
-    def rectangles(self, draw: ErasingDraw, size: int) -> Rectangles:
+    def rectangles(self, params: ErasingParams, size: int) -> Rectangles:
         """Area and logarithm of the ratio uniform, then position uniform among those inside images of this side."""
-        wanted = (draw.numbers[:, 0] < self.probability).nonzero().flatten()
-        down, across, *_ = numbers = draw.numbers[wanted, 1:].T
+        wanted = (params.numbers[:, 0] < self.probability).nonzero().flatten()
+        down, across, *_ = numbers = params.numbers[wanted, 1:].T
         area, ratio = numbers[2:].view(2, self.tries, -1)
         area = between(area, *self.area) * size**2
         ratio = between(ratio, math.log(self.ratio[0]), math.log(self.ratio[1])).exp()
@@ -59,13 +61,13 @@ class RandomErasing:
         first = fits.int().argmax(0, keepdim=True)
         height, width = ((side * fits).gather(0, first).squeeze(0) for side in (height, width))
         top, left = down * (size - height + 1), across * (size - width + 1)
-        rectangles = torch.zeros(4, len(draw.numbers), dtype=torch.int64)
+        rectangles = torch.zeros(4, len(params.numbers), dtype=torch.int64)
         rectangles[:, wanted] = torch.stack([top, left, height, width]).long()
         return Rectangles(*rectangles)
 
-    def apply(self, images: Tensor, draw: ErasingDraw) -> Tensor:
+    def apply(self, images: Tensor, params: ErasingParams) -> Tensor:
         """Images with the rectangles filled."""
-        return _erased(images, self.rectangles(draw, images.shape[-1]), self.colour)
+        return _erased(images, self.rectangles(params, images.shape[-1]), self.colour)
 
 
 @dataclass(frozen=True)
@@ -78,19 +80,19 @@ class Cutout:
     side: int
     colour: tuple[int, ...]
 
-    def draw(self, batch: Batch) -> Rectangles:
+    def sample(self, batch: Batch) -> Rectangles:
         """Squares, the centre uniform; of an even side it is the pixel below and right of the middle."""
         start = torch.randint(batch.size, (2, len(batch)), generator=batch.generator) - self.side // 2
         length = (start + self.side).clamp(max=batch.size) - start.clamp(min=0)
         return Rectangles(*start.clamp(min=0), *length)
 
-    def apply(self, images: Tensor, draw: Rectangles) -> Tensor:
+    def apply(self, images: Tensor, params: Rectangles) -> Tensor:
         """Images with the squares filled."""
-        return _erased(images, draw, self.colour)
+        return _erased(images, params, self.colour)
 
 
-def _erased(images: Tensor, draw: Rectangles, colour: tuple[int, ...]) -> Tensor:
-    index = draw.height.nonzero().flatten()
-    sides = torch.stack([draw.top, draw.left, draw.height, draw.width], dim=1)[index]
+def _erased(images: Tensor, params: Rectangles, colour: tuple[int, ...]) -> Tensor:
+    index = params.height.nonzero().flatten()
+    sides = torch.stack([params.top, params.left, params.height, params.width], dim=1)[index]
     argument = torch.cat([sides, torch.tensor(colour).expand(len(index), -1)], dim=1)
     return apply_groups(images, [(fill, index, argument)])

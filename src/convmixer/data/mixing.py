@@ -3,6 +3,8 @@
 As in both papers one number, drawn from a beta distribution, holds for a whole batch, and so does CutMix's rectangle;
 the partners are the batch in a random order. Both are the same change: in a rectangle, the whole image for mixup, an
 image keeps a share of itself, none for CutMix, and its partner has the rest.
+
+Mixing is not a :class:`~convmixer.data.transform.Transform`: it works on normalised float images and on their labels.
 """
 
 from __future__ import annotations
@@ -15,16 +17,16 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from convmixer.config import AugmentConfig
-from convmixer.data.operations import transfer
-from convmixer.data.stage import Batch
+from convmixer.data.operations import copy_to_device
+from convmixer.data.transform import Batch
 
 
 @dataclass(frozen=True)
-class MixDraw:
-    """Of each of N images."""
+class MixParams:
+    """Parameters of N images."""
 
     partner: Tensor
-    """(N,) int64: where the other image lies, counted from this one."""
+    """(N,) int64: index of the other image, relative to this one."""
     box: Tensor
     """(N, 4) int64: top, left, bottom and right of the rectangle that is mixed, of no size where nothing is."""
     kept: Tensor
@@ -56,7 +58,7 @@ class Mixing:
             return None
         return cls(config.mixup, config.cutmix, config.mix_probability, classes)
 
-    def draw(self, batch: Batch) -> MixDraw:
+    def sample(self, batch: Batch) -> MixParams:
         """Parameters for the images of ``batch``, on the CPU."""
         count, size, generator = len(batch), batch.size, batch.generator
         mixed, coin, quantile, *centre = torch.rand(5, dtype=torch.float64, generator=generator).tolist()
@@ -69,26 +71,26 @@ class Mixing:
         if mixed >= self.probability:
             box = (0, 0, 0, 0)
         area = (box[2] - box[0]) * (box[3] - box[1]) / size**2
-        return MixDraw(
+        return MixParams(
             partner,
             torch.tensor(box).expand(count, -1),
             torch.full((count,), kept),
             torch.full((count,), 1 - area * (1 - kept)),
         )
 
-    def apply(self, images: Tensor, labels: Tensor, draw: MixDraw) -> tuple[Tensor, Tensor]:
+    def mix(self, images: Tensor, labels: Tensor, params: MixParams) -> tuple[Tensor, Tensor]:
         """Mixed images and their targets; does not wait for the device.
 
         Args:
             images: (N, C, H, H) float32, already normalised; not modified.
             labels: (N,) int64.
-            draw: For one batch, or several one after the other.
+            params: Of one batch, or of several concatenated.
 
         Returns:
             Images, contiguous, and targets (N, K) float32, each row with the sum 1.
         """
-        partner = draw.partner + torch.arange(len(draw.partner))
-        partner, box, kept, weight = transfer([partner, draw.box, draw.kept, draw.weight], images.device)
+        partner = params.partner + torch.arange(len(params.partner))
+        partner, box, kept, weight = copy_to_device([partner, params.box, params.kept, params.weight], images.device)
         place = torch.arange(images.shape[-1], device=images.device)
         top, left, bottom, right = box[:, :, None].unbind(1)
         rows, columns = (place >= top) & (place < bottom), (place >= left) & (place < right)

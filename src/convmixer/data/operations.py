@@ -13,16 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Kernel = Callable[[Tensor, Tensor], Tensor]
-"""Changes (M, C, H, W) uint8 images as one argument for each, (M, ...), says."""
+ImageFunction = Callable[[Tensor, Tensor], Tensor]
+"""Changes (M, C, H, W) uint8 images, each according to its own argument, (M, ...)."""
 
 
-def transfer(tensors: Iterable[Tensor], device: torch.device) -> list[Tensor]:
-    """CPU tensors on ``device``, moved together in one copy that is not waited for."""
+def copy_to_device(tensors: Iterable[Tensor], device: torch.device) -> list[Tensor]:
+    """CPU tensors on ``device``, moved together in one asynchronous copy."""
     sources = [tensor.contiguous() for tensor in tensors]
     # Every tensor starts at a multiple of 8 bytes: a view as its own type has to be aligned.
     starts = list(accumulate((-(-source.nbytes // 8) * 8 for source in sources), initial=0))
-    # From other memory than pinned one the copy would wait for what the GPU has to do before.
+    # A copy from pageable memory would wait for all earlier work of the GPU.
     buffer = torch.empty(starts[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
     for start, source in zip(starts, sources, strict=False):
         buffer[start : start + source.nbytes] = source.flatten().view(torch.uint8)
@@ -33,26 +33,27 @@ def transfer(tensors: Iterable[Tensor], device: torch.device) -> list[Tensor]:
     ]
 
 
-def apply_groups(images: Tensor, groups: Iterable[tuple[Kernel, Tensor, Tensor]]) -> Tensor:
-    """Images (N, C, H, W) after each kernel has changed its own ones.
+def apply_groups(images: Tensor, groups: Iterable[tuple[ImageFunction, Tensor, Tensor]]) -> Tensor:
+    """Images (N, C, H, W) after each function has changed its group.
 
     Args:
         images: (N, C, H, W) uint8, left as they are.
-        groups: Kernel, which images, (M,) int64, and their arguments, (M, ...), both on the CPU. No image twice.
+        groups: Function, indices of its images, (M,) int64, and their arguments, (M, ...), both on the CPU. The groups
+            are disjoint.
     """
     chosen = [group for group in groups if len(group[1])]
     if not chosen:
         return images
-    kernels, members, arguments = zip(*chosen, strict=True)
+    functions, members, arguments = zip(*chosen, strict=True)
     others = torch.ones(len(images), dtype=torch.bool)
     others[torch.cat(members)] = False
     order = torch.cat([*members, others.nonzero().flatten()])
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order))
     # Sorted by group, changed, and put back: copying each group to its places would take several times longer.
-    order, back, *moved = transfer([order, back, *arguments], images.device)
+    order, back, *moved = copy_to_device([order, back, *arguments], images.device)
     parts = images.index_select(0, order).split([*map(len, members), len(images) - sum(map(len, members))])
-    changed = [kernel(part, argument) for kernel, part, argument in zip(kernels, parts, moved, strict=False)]
+    changed = [function(part, argument) for function, part, argument in zip(functions, parts, moved, strict=False)]
     return torch.cat([*changed, parts[-1]]).index_select(0, back)
 
 
@@ -113,7 +114,7 @@ def reflected_windows(images: Tensor, top: Tensor, left: Tensor) -> Tensor:
     place = torch.arange(size, device=images.device)
     turn = 2 * size - 2
     rows, columns = ((start[:, None] + place).abs() % turn for start in (top, left))
-    rows, columns = (torch.minimum(there, turn - there) for there in (rows, columns))
+    rows, columns = (torch.minimum(position, turn - position) for position in (rows, columns))
     lines = _planes(images) * size + rows[:, None]
     rows_chosen = images.flatten(0, 2).index_select(0, lines.flatten()).view_as(images)
     return rows_chosen.gather(3, columns[:, None, None].expand(images.shape))
@@ -125,9 +126,9 @@ def _planes(images: Tensor) -> Tensor:
     return torch.arange(count * channels, device=images.device).view(count, channels, 1)
 
 
-def choose(mask: Tensor, there: Tensor, elsewhere: Tensor) -> Tensor:
-    """``there`` where ``mask``, bool, is true, and ``elsewhere`` where not, both uint8; ``torch.where`` but faster."""
-    return elsewhere ^ ((elsewhere ^ there) * mask)
+def where_u8(mask: Tensor, images: Tensor, others: Tensor) -> Tensor:
+    """``torch.where(mask, images, others)`` for uint8, but faster."""
+    return others ^ ((others ^ images) * mask)
 
 
 def fill(images: Tensor, rectangle: Tensor) -> Tensor:
@@ -136,7 +137,7 @@ def fill(images: Tensor, rectangle: Tensor) -> Tensor:
     place = torch.arange(images.shape[-1], device=images.device)
     rows, columns = ((place >= start) & (place < start + length) for start, length in ((top, height), (left, width)))
     colour = rectangle[:, 4:, None, None].to(torch.uint8)
-    return choose(rows[:, None, :, None] & columns[:, None, None, :], colour, images)
+    return where_u8(rows[:, None, :, None] & columns[:, None, None, :], colour, images)
 
 
 # Colour.

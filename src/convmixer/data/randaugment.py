@@ -6,16 +6,15 @@ The operations, their ranges and their 31 steps of magnitude are torchvision's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from convmixer.data.operations import (
-    Kernel,
+    ImageFunction,
     affine,
     apply_groups,
     autocontrast,
@@ -28,7 +27,7 @@ from convmixer.data.operations import (
     sharpness,
     solarize,
 )
-from convmixer.data.stage import Batch
+from convmixer.data.transform import Batch
 
 MAGNITUDES = 31
 """Steps between no effect (0) and the strongest one (30)."""
@@ -74,13 +73,13 @@ class Operation:
     """One row of a table of operations."""
 
     name: str
-    kernel: Kernel
+    function: ImageFunction
     signed: bool = False
     """Whether half of the images get the negative of the magnitude's value."""
     values: Callable[[int], Tensor] = _none
     """Side of the images -> value at every magnitude, (31,) float32."""
     argument: Callable[[Tensor, int], Tensor] = lambda value, size: value.float()
-    """Signed values, (M,) float64, and side of the images -> what the kernel takes, on the CPU."""
+    """Signed values, (M,) float64, and side of the images -> the function's argument, on the CPU."""
 
 
 OPERATIONS = (
@@ -121,8 +120,8 @@ def _values(table: tuple[Operation, ...], size: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class OperationsDraw:
-    """Which operations each of N images goes through."""
+class OperationParams:
+    """The operations for each of N images."""
 
     operation: Tensor
     """(N, steps) int64: rows of OPERATIONS."""
@@ -130,8 +129,8 @@ class OperationsDraw:
     """(N, steps) float64: strength in the operation's own unit, with its sign."""
 
 
-def _draw(table: tuple[Operation, ...], steps: int, magnitude: int | None, batch: Batch) -> OperationsDraw:
-    """Uniform operations and signs, with replacement; uniform magnitudes too where none is given."""
+def _sample(table: tuple[Operation, ...], steps: int, magnitude: int | None, batch: Batch) -> OperationParams:
+    """Uniform operations and signs, with replacement; uniform magnitudes as well if none is given."""
     shape = (len(batch), steps)
     operation = torch.randint(len(table), shape, generator=batch.generator)
     negative = torch.randint(2, shape, generator=batch.generator).bool() & _SIGNED[operation]
@@ -140,51 +139,52 @@ def _draw(table: tuple[Operation, ...], steps: int, magnitude: int | None, batch
         value = values[operation, torch.randint(MAGNITUDES, shape, generator=batch.generator)]
     else:
         value = values[:, magnitude][operation]
-    return OperationsDraw(operation, torch.where(negative, -value, value))
+    return OperationParams(operation, torch.where(negative, -value, value))
 
 
 @dataclass(frozen=True)
 class RandAugment:
-    """``steps`` operations for each image, drawn uniformly and with replacement, all of one magnitude, 0 to 30."""
+    """``steps`` operations for each image, uniform with replacement, all of one magnitude, 0 to 30."""
 
     steps: int
     magnitude: int
 
-    def draw(self, batch: Batch) -> OperationsDraw:
+    def sample(self, batch: Batch) -> OperationParams:
         """Operations and signs."""
-        return _draw(OPERATIONS, self.steps, self.magnitude, batch)
+        return _sample(OPERATIONS, self.steps, self.magnitude, batch)
 
-    def apply(self, images: Tensor, draw: OperationsDraw) -> Tensor:
-        """Images (N, C, H, H) uint8, changed as drawn."""
-        return apply_operations(images, draw)
+    def apply(self, images: Tensor, params: OperationParams) -> Tensor:
+        """Images (N, C, H, H) uint8 after their operations."""
+        return apply_operations(images, params)
 
 
 @dataclass(frozen=True)
 class TrivialAugment:
-    """One operation for each image, it and its magnitude drawn uniformly from the wide table."""
+    """One operation for each image; operation and magnitude are uniform over the wide table."""
 
-    def draw(self, batch: Batch) -> OperationsDraw:
+    def sample(self, batch: Batch) -> OperationParams:
         """Operations, signs and magnitudes."""
-        return _draw(WIDE_OPERATIONS, 1, None, batch)
+        return _sample(WIDE_OPERATIONS, 1, None, batch)
 
-    def apply(self, images: Tensor, draw: OperationsDraw) -> Tensor:
-        """Images (N, C, H, H) uint8, changed as drawn."""
-        return apply_operations(images, draw)
+    def apply(self, images: Tensor, params: OperationParams) -> Tensor:
+        """Images (N, C, H, H) uint8 after their operations."""
+        return apply_operations(images, params)
 
 
-def apply_operations(images: Tensor, draw: OperationsDraw) -> Tensor:
-    """Images (N, C, H, H) uint8 after their operations, one after the other."""
-    for operation, value in zip(draw.operation.unbind(1), draw.value.unbind(1), strict=True):
+def apply_operations(images: Tensor, params: OperationParams) -> Tensor:
+    """Images (N, C, H, H) uint8 after their operations, applied in order."""
+    for operation, value in zip(params.operation.unbind(1), params.value.unbind(1), strict=True):
         images = apply_groups(images, _groups(operation, value, images.shape[-1]))
     return images
 
 
-def _groups(operation: Tensor, value: Tensor, size: int) -> Iterable[tuple[Kernel, Tensor, Tensor]]:
-    """The images of one step by kernel: all geometric operations are one map, and run at once."""
-    every = operation.argsort().split(operation.bincount(minlength=len(OPERATIONS)).tolist())
-    for kernel, rows in groupby(zip(OPERATIONS, every, strict=True), key=lambda row: row[0].kernel):
-        if kernel is _identity:
-            continue
-        members = list(rows)
-        index = torch.cat([own for _, own in members])
-        yield kernel, index, torch.cat([row.argument(value[own], size) for row, own in members])
+def _groups(operation: Tensor, value: Tensor, size: int) -> Iterator[tuple[ImageFunction, Tensor, Tensor]]:
+    """The images of one step by function: all geometric operations are one map, and run at once."""
+    members = operation.argsort().split(operation.bincount(minlength=len(OPERATIONS)).tolist())
+    groups: dict[ImageFunction, list[tuple[Operation, Tensor]]] = {}
+    for row, index in zip(OPERATIONS, members, strict=True):
+        groups.setdefault(row.function, []).append((row, index))
+    del groups[_identity]
+    for function, rows in groups.items():
+        arguments = [row.argument(value[index], size) for row, index in rows]
+        yield function, torch.cat([index for _, index in rows]), torch.cat(arguments)
