@@ -1,15 +1,17 @@
 """A run is a directory: its configuration, records, checkpoints and lock. Everything downstream reads these files."""
 
 from convmixer.runs.paths import default_path, newest_path, unused_path
-from convmixer.runs.records import EpochRecord, Status, Summary
+from convmixer.runs.records import EpochRecord, Outcome, Status, Summary, TrialRecord
 from convmixer.runs.run_dir import RunBusyError, RunDir, config_differences
 
 __all__ = [
     "EpochRecord",
+    "Outcome",
     "RunBusyError",
     "RunDir",
     "Status",
     "Summary",
+    "TrialRecord",
     "config_differences",
     "default_path",
     "newest_path",

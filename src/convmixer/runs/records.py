@@ -78,3 +78,22 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``summary.json`` holds them."""
         return asdict(self)
+
+
+Outcome = Literal["finished", "pruned", "diverged", "failed", "running"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """A run of a search: an entry of ``trials`` in ``grid_search.json``. Accuracies are fractions in [0, 1]."""
+
+    number: int
+    """Which combination: its position in a grid, else in the order of sampling. Runs over seeds share it."""
+    values: dict[str, Any]
+    """The searched fields."""
+    seed: int
+    path: str
+    """The run directory, relative to the search directory."""
+    state: Outcome
+    val_accuracy: float | None
+    epoch_seconds: float | None

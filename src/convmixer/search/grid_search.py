@@ -25,10 +25,10 @@ from rich.table import Table
 from convmixer.config import RunConfig
 from convmixer.data import Dataset
 from convmixer.errors import InputError, Interrupted
-from convmixer.runs import Summary, default_path
+from convmixer.runs import Summary, TrialRecord, default_path
 from convmixer.runtime.environment import without_passwords
 from convmixer.runtime.signals import Interruption
-from convmixer.search.search import Search, TrialRecord
+from convmixer.search.search import Search
 from convmixer.search.space import Choice, Number, SearchConfig, Values, describe
 
 _CHECK_SECONDS = 0.2

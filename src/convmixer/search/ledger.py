@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import statistics
 from pathlib import Path
-from typing import Literal
 
 from convmixer.config import RunConfig
 from convmixer.errors import InputError
-from convmixer.runs import EpochRecord, RunDir, Summary
+from convmixer.runs import EpochRecord, Outcome, RunDir, Summary
 from convmixer.search.pool import RunPool
 from convmixer.search.space import Number, SearchConfig, Values
-
-State = Literal["finished", "pruned", "diverged", "failed", "running"]
 
 
 class Ledger:
@@ -40,7 +37,7 @@ class Ledger:
             self._ended[config] = summary
         return self._ended.get(config)
 
-    def state(self, values: Values) -> State | None:
+    def state(self, values: Values) -> Outcome | None:
         """How a combination ended, by its run directories; None if it did not yet."""
         summaries = [self.summary(config) for config in self.configs(values)]
         for summary in summaries:

@@ -22,8 +22,8 @@ from convmixer.config import RunConfig
 from convmixer.data import Dataset
 from convmixer.errors import InputError, Interrupted
 from convmixer.files import write_atomic
-from convmixer.runs import EpochRecord, Summary, config_differences
-from convmixer.search.ledger import Ledger, State
+from convmixer.runs import EpochRecord, Outcome, Summary, TrialRecord, config_differences
+from convmixer.search.ledger import Ledger
 from convmixer.search.pool import RunCrashedError
 from convmixer.search.sampling import distributions, pruner, sampler
 from convmixer.search.space import SearchConfig, Values, describe, document_figures
@@ -33,21 +33,6 @@ from convmixer.training.loop import PrunedError
 RECORDS = "grid_search.json"
 _POLL_SECONDS = 0.2
 _WORST = 0.0  # what a diverged run is worth to a sampler
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialRecord:
-    """A run of the search, as ``grid_search.json`` holds it. Accuracies are fractions in [0, 1]."""
-
-    number: int
-    """Which combination: its position in a grid, else in the order of drawing."""
-    values: Values
-    seed: int
-    path: str
-    """The run directory, from the search directory."""
-    state: State
-    val_accuracy: float | None
-    epoch_seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -201,7 +186,7 @@ class Search:
         while claim := self._claim():
             try:
                 self._train(claim)
-                state: State = self.ledger.state(claim.values) or "failed"
+                state: Outcome = self.ledger.state(claim.values) or "failed"
             except RunCrashedError as error:
                 self.tell(str(error))
                 state = "failed"
@@ -279,7 +264,7 @@ class Search:
         claim.trial.report(record.val_accuracy, record.epoch)
         return claim.trial.should_prune()
 
-    def _conclude(self, study: optuna.Study, claim: _Claim, state: State) -> None:
+    def _conclude(self, study: optuna.Study, claim: _Claim, state: Outcome) -> None:
         if state == "finished":
             study.tell(claim.trial, self.ledger.accuracy(claim.values))
         elif state == "diverged":
@@ -299,7 +284,7 @@ class Search:
         """A row for each run of each combination that was begun."""
         rows = []
         for number, (values, known) in self._tried().items():
-            unended: State = "failed" if known is TrialState.FAIL else "running"
+            unended: Outcome = "failed" if known is TrialState.FAIL else "running"
             for config in self.ledger.configs(values):
                 summary = self.ledger.summary(config)
                 rows.append(
@@ -372,7 +357,7 @@ class Search:
         states = [state for _, state in self._tried().values()]
         return sum(state.is_finished() for state in states)
 
-    def _line(self, claim: _Claim, state: State) -> str:
+    def _line(self, claim: _Claim, state: Outcome) -> str:
         """What to say of a trial that ended."""
         done, total = self._count_done(), self.settings.count()
         what = f"val {self.ledger.accuracy(claim.values):.2%}" if state == "finished" else state
