@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import logging
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import hypothesis
@@ -13,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convmixer.config import Engine
 from convmixer.errors import InputError
 from convmixer.kernels import dispatch, measurements, native
 from convmixer.models import ConvMixer, create_model, list_models
-from convmixer.models.engines import auto
-from convmixer.models.engines import fast as fast
+from convmixer.models.engines import auto, fast
+from convmixer.models.engines.units import as_unit, as_units
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -172,11 +175,13 @@ def test_normalisation_without_running_statistics() -> None:
     assert_same_training(plain, model, torch.randn(5, 3, 10, 12))
 
 
-@pytest.mark.parametrize("where", ["block", "branch", "activation", "pooling"])
+@pytest.mark.parametrize("where", ["stem", "block", "branch", "activation", "pooling"])
 def test_what_is_not_recognised_runs_as_it_is(where: str) -> None:
     plain, model = pair(drop_path=0.5)
     for m in (plain, model):
-        if where == "block":
+        if where == "stem":
+            m.stem.append(nn.Conv2d(24, 24, 1))
+        elif where == "block":
             at(m.blocks, 0).append(nn.Hardtanh(-0.5, 0.5))
         elif where == "branch":
             at(m.blocks, 1, 0).fn.append(nn.Softsign())
@@ -184,9 +189,91 @@ def test_what_is_not_recognised_runs_as_it_is(where: str) -> None:
             at(m.blocks, 1)[2] = nn.GELU(approximate="tanh")
         else:
             m.pooling = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
+    plain.load_state_dict(model.state_dict())
     with dispatch.record() as ran:
         assert_same_training(plain, model, torch.randn(5, 3, 10, 12))
     assert any(implementation != "plain" for _, implementation in ran)
+
+
+class OwnBatchNorm(nn.BatchNorm2d):
+    """A subclass that does something else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2.0 * super().forward(x)
+
+
+class FrozenBatchNorm(nn.Module):
+    """As torchvision's: buffers only."""
+
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.linspace(0.5, 1.5, 24)[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale - 0.1
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Over the channels of each position."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        normalised: Tensor = super().forward(x.permute(0, 2, 3, 1))
+        return normalised.permute(0, 3, 1, 2)
+
+
+NORMS: dict[str, Callable[[], nn.Module]] = {
+    "GroupNorm": lambda: nn.GroupNorm(4, 24),
+    "LayerNorm2d": lambda: LayerNorm2d(24),
+    "FrozenBatchNorm": FrozenBatchNorm,
+    "OwnBatchNorm": lambda: OwnBatchNorm(24),
+    "BatchNorm2d without parameters": lambda: nn.BatchNorm2d(24, affine=False),
+    "Identity": nn.Identity,
+}
+
+
+@pytest.mark.parametrize("where", ["pointwise", "depthwise", "stem"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_another_normalisation_leaves_the_rest_fast(norm: str, where: str, caplog: pytest.LogCaptureFixture) -> None:
+    fast._log_once.cache_clear()
+    plain, model = pair(depth=3, drop_path=0.3)
+    for m in (plain, model):
+        parent = m.stem if where == "stem" else at(m.blocks, 1)
+        if where == "depthwise":
+            parent = parent[0].fn
+        parent[len(parent) - 1] = NORMS[norm]()
+    with caplog.at_level(logging.INFO, "convmixer.models"), dispatch.record() as ran:
+        assert_same_training(plain, model, torch.randn(6, 3, 10, 12))
+    name = {"pointwise": "blocks.1.3", "depthwise": "blocks.1.0.fn.2", "stem": "stem.2"}[where]
+    assert ran["act_norm", "plain"] == 1
+    assert f"{name} ({norm.split()[0]})" in caplog.text
+    assert len(caplog.records) == 1
+    assert ran["mix_backward", "native" if native.library() else "reference"] == 2
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert relative(model.eval()(torch.ones(2, 3, 8, 8)), plain.eval()(torch.ones(2, 3, 8, 8))) < 3e-2
+
+
+def test_synchronised_normalisation() -> None:
+    """In evaluation it is batch normalisation; in training, where it may exchange statistics, it runs as it is."""
+    plain, model = (nn.SyncBatchNorm.convert_sync_batchnorm(m) for m in pair())
+    assert not any(type(m) is nn.BatchNorm2d for m in model.modules())
+    x = torch.randn(5, 3, 10, 12)
+    with dispatch.record() as ran:
+        assert_same_training(plain, model, x)
+    assert ran["act_norm", "plain"] == 5
+    assert any(operation == "depthwise" and how != "plain" for operation, how in ran)
+    with torch.no_grad(), dispatch.record() as ran:
+        assert relative(model.eval()(x), plain.eval()(x)) < 1e-5
+    assert ran["mix", "native" if native.library() else "reference"] == 2
+    assert not any(how == "plain" for _, how in ran)
+
+
+def test_measuring_synchronises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(create_model("convmixer", dim=8, depth=2))
+    monkeypatch.setattr(nn.SyncBatchNorm, "forward", lambda *_: pytest.fail("synchronised"))
+    assert set(auto.measure(auto.Probe(model, at(model.blocks, 0)), torch.randn(3, 3, 8, 8))) == {"plain", "fast"}
+    assert type(at(model.stem, 2)) is nn.SyncBatchNorm
 
 
 def test_hooks_and_pruning_are_respected() -> None:
@@ -289,7 +376,7 @@ def test_a_compiled_model_runs_as_auto_chose_last(choice: str, monkeypatch: pyte
     x = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
         expected = model(x)
-        assert model.last_choice == choice
+        assert model._executor.auto.last == choice
         with dispatch.record() as ran:
             assert relative(torch.compile(model, backend="eager", fullgraph=True)(x), expected) < 1e-5
     assert bool(ran) == (choice == "fast")
@@ -306,7 +393,7 @@ def test_auto_measures_once_and_keeps_the_result(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(auto, "_known", {})
     calls: list[int] = []
 
-    def measure(_: ConvMixer, x: Tensor, captured: bool) -> dict[str, float]:
+    def measure(_: nn.Module, x: Tensor, captured: bool) -> dict[str, float]:
         calls.append(len(x))
         return {"plain": 1.0, "fast": 0.5}
 
@@ -332,7 +419,7 @@ def test_measuring_leaves_no_trace(gradient: bool) -> None:
     model = create_model("convmixer_lc", dim=16, depth=3, drop_path=0.2)
     before, x, state = copy.deepcopy(model.state_dict()), torch.randn(3, 3, 12, 12), torch.get_rng_state()
     with torch.set_grad_enabled(gradient), torch.autocast("cpu", torch.bfloat16, enabled=gradient):
-        timings = auto.measure(model, x)
+        timings = auto.measure(auto.Probe(model, at(model.blocks, 0)), x)
     assert set(timings) == {"plain", "fast"}
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), before.values(), strict=True))
     assert all(p.grad is None for p in model.parameters())
@@ -342,12 +429,12 @@ def test_measuring_leaves_no_trace(gradient: bool) -> None:
 
 def test_unit_recognition() -> None:
     model = create_model("convmixer_bn", dim=8, depth=1)
-    unit = fast.as_unit(model.stem)
+    unit = as_unit(model.stem)
     assert unit is not None
     assert unit.is_patches
-    branch = fast.as_units(at(model.blocks, 0, 0).fn)
+    branch = as_units(at(model.blocks, 0, 0).fn)
     assert [u.is_depthwise for u in branch] == [False, True, False]
-    assert fast.as_unit(nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.GELU(), nn.BatchNorm2d(3))) is None
+    assert as_unit(nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.GELU(), nn.BatchNorm2d(3))) is None
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -373,3 +460,18 @@ def test_fuse_changes_nothing_but_the_time(name: str) -> None:
         assert relative(model(x), plain(x)) < 1e-5
     assert_same_training(plain.train(), model.train(), x)
     assert pickle.loads(pickle.dumps(model)).fuse().unfuse().engine == "fast"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("engine", ["auto", "fast"])
+def test_traces_and_exports_hold_no_operations_of_ours(engine: Engine) -> None:
+    _, model = pair()
+    model.set_engine(engine)
+    x = torch.randn(4, 3, 8, 8)
+    model.eval()
+    traced = torch.jit.trace(model, (x,), check_trace=False)
+    exported = torch.export.export(model, (x,))
+    assert "aten::_convolution" in str(traced.inlined_graph)
+    assert "convmixer::" not in str(traced.inlined_graph)
+    assert "convmixer" not in " ".join(str(node.target) for node in exported.graph.nodes)
+    assert torch.equal(traced(x), exported.module()(x))

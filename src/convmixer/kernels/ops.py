@@ -314,8 +314,8 @@ def _no_gradients(*_: Any) -> None:
 
 
 def _is_recorded(d: Tensor) -> bool:
-    """Whether a gradient is computed for a graph: by a compiler, or to be differentiated again, which raises."""
-    return torch.compiler.is_compiling() or torch.is_grad_enabled() or type(d) is not Tensor
+    """Whether somebody sees how a gradient is computed: a compiler, a dispatch mode, autograd itself, which raises."""
+    return torch.compiler.is_compiling() or torch.is_grad_enabled() or is_observed() or type(d) is not Tensor
 
 
 def _normalize_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -424,8 +424,13 @@ _DIRECT = Forms(
 )
 
 
+def is_observed() -> bool:
+    """Whether a dispatch mode, such as a FLOP counter, a tracer or fake tensors, looks at every operation."""
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
 def forms(x: Tensor) -> Forms:
-    """The operations for a pass over ``x``: registered for compilers and exporters, which see no others."""
-    if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter):
+    """The operations for a pass over ``x``: registered where a compiler or dispatch mode looks on."""
+    if torch.compiler.is_compiling() or is_observed() or type(x) not in (Tensor, nn.Parameter):
         return _REGISTERED
     return _DIRECT if torch.is_grad_enabled() else _BARE

@@ -8,18 +8,17 @@ Shapes: N images, C channels, H × W pixels; p = patch size, h = hidden dimensio
 
 from __future__ import annotations
 
-from typing import Literal, Self, get_args
+from typing import Literal, Self
 
 import torch
 from torch import nn
 
 from convmixer.config import Activation, Engine
 from convmixer.errors import InputError, nearest
-from convmixer.kernels import layout
 from convmixer.models.blocks import ACTIVATIONS, BranchFactory, Residual, conv_unit, depthwise_branch
 from convmixer.models.classifiers import HeadFactory, linear_head
-from convmixer.models.engines import auto
-from convmixer.models.engines import fast as fast
+from convmixer.models.engines.executor import Executor
+from convmixer.models.engines.prepared import PreparedWeights
 
 
 class ConvMixer(nn.Module):
@@ -72,10 +71,7 @@ class ConvMixer(nn.Module):
         self.num_features = dim
         self.patch_size = patch_size
         self._make_head = head
-        self._constants: fast.Constants | None = None
-        # Of engine "auto": what was chosen, by state of model and input. A compiled model runs as its last eager pass.
-        self.choices: dict[tuple[object, ...], Literal["plain", "fast"]] = {}
-        self.last_choice: Literal["plain", "fast"] = "plain"
+        self._executor = Executor()
         self.set_engine(engine)
         patches = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
         self.stem = nn.Sequential(*conv_unit(patches, act))
@@ -100,9 +96,12 @@ class ConvMixer(nn.Module):
             engine: "plain", PyTorch's own modules. "fast", the fused kernels; what they do not cover runs as the plain
                 module. "auto", for each shape of input the one that is measured, once on a machine, to be faster.
         """
-        if engine not in get_args(Engine):
-            raise InputError(f"engine {engine!r} is unknown; {nearest(engine, get_args(Engine))}")
-        self.engine: Engine = engine
+        self._executor.set_engine(engine)
+
+    @property
+    def engine(self) -> Engine:
+        """As :meth:`set_engine` set it."""
+        return self._executor.engine
 
     def engine_for(self, x: torch.Tensor, *, captured: bool = False) -> Literal["plain", "fast"]:
         """What a forward pass on x runs as in the present mode and autocast state: "plain" or "fast".
@@ -111,9 +110,7 @@ class ConvMixer(nn.Module):
             x: images (N, C, H, W).
             captured: whether passes will be replayed from a CUDA graph, where launching operations takes no time.
         """
-        if self.engine == "auto":
-            return auto.choose(self, x, captured)
-        return "fast" if self.engine == "fast" and fast.can_run(self, x) else "plain"
+        return self._executor.engine_for(self, x, captured)
 
     def fuse(self) -> Self:
         """Prepares for inference with the fast engine and returns the model; parameters and state stay as they are.
@@ -126,17 +123,13 @@ class ConvMixer(nn.Module):
 
         It takes effect in ``eval()`` without gradients; changes of the weights are noticed. :meth:`unfuse` undoes it.
         """
-        self._constants = fast.Constants(keep=True)
+        self._executor.prepared = PreparedWeights(keep=True)
         return self
 
     def unfuse(self) -> Self:
         """Undoes :meth:`fuse` and returns the model."""
-        self._constants = None
+        self._executor.prepared = None
         return self
-
-    def _fast_features(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int, int]]:
-        fused = self._constants is not None and not self.training and not torch.is_grad_enabled()
-        return fast.features(self, x, self._constants.refresh(self) if fused and self._constants else None)
 
     @torch.no_grad()
     def weigh_branches(self, gamma: float) -> Self:
@@ -166,13 +159,7 @@ class ConvMixer(nn.Module):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Images (N, C, H, W) → feature maps (N, h, H', W')."""
-        if self.engine_for(x) == "fast":
-            return layout.to_maps(*self._fast_features(x)).contiguous()
-        return self._plain_features(x)
-
-    def _plain_features(self, x: torch.Tensor) -> torch.Tensor:
-        maps: torch.Tensor = self.blocks(self.stem(x))
-        return maps
+        return self._executor.feature_maps(self, x)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Feature maps (N, h, H', W') → logits (N, n_classes), or pooled features (N, h) with ``pre_logits``."""
@@ -181,9 +168,5 @@ class ConvMixer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images (N, C, H, W) → logits (N, n_classes)."""
-        if self.engine_for(x) == "plain":
-            return self.forward_head(self._plain_features(x))
-        if not fast.pools_by_mean(self.pooling):
-            return self.forward_head(self.forward_features(x))
-        logits: torch.Tensor = self.head(self.head_drop(fast.pooled(*self._fast_features(x))))
+        logits: torch.Tensor = self.head(self.head_drop(self._executor.pooled(self, x)))
         return logits

@@ -1,0 +1,55 @@
+"""The engine of one model: which one is set, what it remembers between passes, and a pass with it."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from convmixer.config import Engine
+from convmixer.errors import InputError, nearest
+from convmixer.models.engines import fast, plain
+from convmixer.models.engines.auto import AutoChoice, Choice
+from convmixer.models.engines.prepared import PreparedWeights
+from convmixer.models.engines.units import Network
+
+
+class Executor:
+    """Runs a network with the engine set here. It holds no parameters; copies and pickles keep the setting."""
+
+    def __init__(self) -> None:
+        self.engine: Engine = "auto"
+        self.prepared: PreparedWeights | None = None
+        self.auto = AutoChoice()
+
+    def set_engine(self, engine: Engine) -> None:
+        """See :meth:`ConvMixer.set_engine`."""
+        if engine not in get_args(Engine):
+            raise InputError(f"engine {engine!r} is unknown; {nearest(engine, get_args(Engine))}")
+        self.engine = engine
+
+    def engine_for(self, network: Network, x: Tensor, captured: bool = False) -> Choice:
+        """What a pass on x runs as. Exported and traced programs are always plain: they run without this package."""
+        if self.engine == "plain" or torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            return "plain"
+        if self.engine == "auto":
+            return self.auto.choose(network, x, captured)
+        return "fast" if fast.can_run(network, x) else "plain"
+
+    def feature_maps(self, network: Network, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) → feature maps (N, h, H', W')."""
+        if self.engine_for(network, x) == "plain":
+            return plain.feature_maps(network, x)
+        return fast.feature_maps(network, x, self._prepared(network))
+
+    def pooled(self, network: Network, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) → pooled features (N, h)."""
+        if self.engine_for(network, x) == "plain":
+            return plain.pooled(network, x)
+        return fast.pooled(network, x, self._prepared(network))
+
+    def _prepared(self, network: Network) -> PreparedWeights | None:
+        if self.prepared is None or network.training or torch.is_grad_enabled():
+            return None
+        return self.prepared.refresh((network.stem, network.blocks))
