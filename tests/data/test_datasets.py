@@ -191,6 +191,41 @@ class TestLoadDataset:
             load_dataset(DataConfig(dataset="digits"))
         assert load_dataset(DataConfig(dataset="digits", val_fraction=0.0)).info.sizes["train"] == 3
 
+    @pytest.mark.parametrize(
+        ("test", "options", "message"),
+        [
+            (False, {}, "class 'dog' has only 2 images, and the parts train, val, test need 3"),
+            (False, {"val_fraction": 0.0}, None),
+            (True, {}, None),
+        ],
+    )
+    def test_class_too_small_for_all_parts_is_named_with_what_it_needs(self, source, test, options, message):
+        parts = {"train": make_split(9)} | ({"test": make_split(4)} if test else {})
+        parts["train"].labels[:] = torch.tensor([0, 0, 0, 0, 0, 0, 0, 1, 1])
+        source(Collection("x", ("cat", "dog"), parts, mirror=True))
+        if message is None:
+            labels = load_dataset(DataConfig(dataset="digits", **options)).splits["train"].labels
+            assert (labels == 1).sum() == 1
+            return
+        with pytest.raises(InputError, match=message) as caught:
+            load_dataset(DataConfig(dataset="digits", **options))
+        assert "--val-fraction 0" in str(caught.value)
+
+    def test_class_without_a_training_image_is_named(self, source):
+        source(Collection("x", ("a", "b", "c"), {p: make_split(4, classes=2) for p in ("train", "val", "test")}, True))
+        with pytest.raises(InputError, match="class 'c' has no training image"):
+            load_dataset(DataConfig(dataset="digits"))
+
+    def test_file_names_follow_their_images(self, source):
+        images = make_split(40)
+        names = tuple(f"{i}.png" for i in range(40))
+        source(Collection("x", ("a", "b"), {"train": Split(images.images, images.labels, names)}, mirror=True))
+        splits = load_dataset(DataConfig(dataset="digits")).splits
+        assert sorted(name for split in splits.values() for name in split.names) == sorted(names)
+        for split in splits.values():
+            for image, name in zip(split.images, split.names, strict=True):
+                assert torch.equal(image, images.images[int(name.partition(".")[0])])
+
     def test_only_folders_are_resized(self, source):
         source(Collection("x", ("a", "b"), {"train": make_split(100)}, mirror=True))
         assert load_dataset(DataConfig(dataset="digits", image_size=4)).info.image_size == 4

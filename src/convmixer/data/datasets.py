@@ -26,17 +26,20 @@ class Split:
     """Images and labels of one part of a data set.
 
     images: (N, C, H, W) uint8, contiguous.  labels: (N,) int64 in [0, number of classes).
+    names: N files that the images come from, relative to the data set's folder; empty for sets that are not files.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, index: torch.Tensor) -> Split:
         """The images and labels at ``index``, (M,) int64, in that order."""
-        return Split(self.images[index], self.labels[index])
+        names = tuple(self.names[i] for i in index.tolist()) if self.names else ()
+        return Split(self.images[index], self.labels[index], names)
 
 
 @dataclass(frozen=True)
@@ -130,13 +133,16 @@ def load_dataset(config: DataConfig, *, protocol: Protocol = "validation", conso
             f"--image-size: the images of {config.dataset} are {own_size}×{own_size}, and only those of a folder "
             "are resized; leave the flag out."
         )
-    if "test" not in splits:
+    holds_out = protocol != "original" and config.val_fraction > 0
+    missing = [part for part, wanted in (("val", holds_out), ("test", True)) if wanted and part not in splits]
+    _check_class_sizes(splits["train"].labels, missing, classes)
+    if "test" in missing:
         splits |= _set_aside(splits["train"], "test", config.test_fraction, config.split_seed, classes)
     mean, std = channel_statistics(splits["train"].images)
     digest = fingerprint(classes, splits)
-    if protocol == "original" or config.val_fraction == 0:
+    if not holds_out:
         splits.pop("val", None)
-    elif "val" not in splits:
+    elif "val" in missing:
         splits |= _set_aside(splits["train"], "val", config.val_fraction, config.split_seed, classes)
     info = DatasetInfo(
         name=name,
@@ -150,6 +156,24 @@ def load_dataset(config: DataConfig, *, protocol: Protocol = "validation", conso
         sizes={part: len(splits[part]) for part in ("train", "val", "test") if part in splits},
     )
     return Dataset(info, splits)
+
+
+def _check_class_sizes(labels: torch.Tensor, missing: Sequence[str], classes: Sequence[str]) -> None:
+    """Raises InputError if a class has fewer images than the parts that take some of them."""
+    needed = 1 + len(missing)
+    counts = dict(zip(classes, labels.bincount(minlength=len(classes)).tolist(), strict=True))
+    name = min(counts, key=counts.__getitem__)
+    if counts[name] >= needed:
+        return
+    if needed == 1:
+        raise InputError(f"class {name!r} has no training image; add some, or leave the class out.")
+    has = "only one image" if counts[name] == 1 else f"only {counts[name]} images"
+    enough_without = "val" in missing and counts[name] == needed - 1
+    without = ", or hold no validation part out with --val-fraction 0" if enough_without else ""
+    raise InputError(
+        f"class {name!r} has {has}, and the parts {', '.join(('train', *missing))} need {needed}: "
+        f"add images or leave the class out{without}."
+    )
 
 
 def _set_aside(whole: Split, name: str, fraction: float, seed: int, classes: Sequence[str]) -> dict[str, Split]:

@@ -82,7 +82,7 @@ def load(config: DataConfig, console: Console | None) -> Collection:
     for part, (start, end) in listing.bounds.items():
         # Copied, so that the other parts do not keep all memory in use when the training part is divided further.
         own = images[start:end] if part == "train" else images[start:end].clone()
-        parts[part] = Split(own, labels[start:end])
+        parts[part] = Split(own, labels[start:end], listing.names[start:end])
     name = (path if path.name not in ("", "..") else path.resolve()).name
     return Collection(f"folder:{name}", listing.classes, parts, mirror=True)
 
