@@ -18,8 +18,10 @@ if not torch.cuda.is_available():
 
 from hypothesis import HealthCheck, settings
 
+from convmixer.cli import main
 from convmixer.config import DataConfig
 from convmixer.data import Dataset, load_dataset
+from tests.helpers.cli import Run
 
 # A first call may import a library, and the machine may be busy. On CI a failure has to be the change's own.
 settings.register_profile(
@@ -55,6 +57,21 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def convmixer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Runs a command line in this process, in an empty folder; returns status, stdout and stderr on one line each."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return int(exit_.value.code or 0), captured.out, captured.err
+
+    return run
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

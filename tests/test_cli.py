@@ -8,41 +8,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from convmixer.cli import main
-from convmixer.config import DataConfig
-from convmixer.data import Dataset, load_dataset
+from convmixer.data import Dataset
 from convmixer.runs import RunDir
 from convmixer.training import train
+from tests.helpers.cli import Run
 from tests.helpers.runs import tiny_config
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def convmixer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Runs a command line in this process, in an empty folder; returns status, stdout and stderr on one line each."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit_:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return int(exit_.value.code or 0), captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def digits() -> Dataset:
-    return load_dataset(DataConfig(dataset="digits"))
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from convmixer.bench.settings import BenchConfig
 from convmixer.cli import main
 from convmixer.data.augment import Augment
 from convmixer.presets import run_config
-from tests.data.test_randaugment import batch, from_pillow, picture_batch, to_pillow
+from tests.helpers.images import batch, from_pillow, picture_batch, to_pillow
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from convmixer.data.color import ColorJitter, ColorJitterParams
 from convmixer.data.crops import Flip, FlipParams, PadCrop, PadCropParams, ResizedCrop, ResizedCropParams
 from convmixer.data.erasing import Cutout, RandomErasing, Rectangles
 from convmixer.data.randaugment import OperationParams, RandAugment, TrivialAugment
-from tests.data.test_randaugment import (
+from tests.helpers.images import (
     NAMES,
     assert_uniform,
     batch,

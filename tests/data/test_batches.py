@@ -17,7 +17,7 @@ from convmixer.data.batches import Normalize, TrainBatches
 from convmixer.data.datasets import DatasetInfo, Split
 from convmixer.data.mixing import Mixing
 from convmixer.data.transform import Transform
-from tests.data.test_randaugment import batch, picture_batch
+from tests.helpers.images import batch, picture_batch
 
 CLASSES = 7
 ALL = AugmentConfig(

@@ -13,7 +13,7 @@ from torch import Tensor
 from convmixer.config import AugmentConfig
 from convmixer.data.mixing import Mixing, MixParams
 from convmixer.data.transform import Batch, concatenate
-from tests.data.test_randaugment import assert_uniform, batch, generator
+from tests.helpers.images import assert_uniform, batch, generator
 
 CLASSES = 5
 

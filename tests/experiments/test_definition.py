@@ -15,7 +15,7 @@ from convmixer.experiments import EXPERIMENTS, PROFILES, Experiment, Row, experi
 from convmixer.experiments.definition import PlannedRow, plan
 from convmixer.experiments.matching import training_cost
 from convmixer.models import build_model, count_multiply_adds, count_parameters
-from tests.experiments.conftest import RATES, TINY, WIDTHS
+from tests.helpers.experiments import RATES, TINY, WIDTHS
 
 TABLES = {name: entry for name, entry in EXPERIMENTS.items() if isinstance(entry, Experiment)}
 DIGITS = DataConfig(dataset="digits")

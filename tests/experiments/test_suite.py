@@ -19,7 +19,7 @@ from convmixer.errors import InputError
 from convmixer.experiments import Document, Search
 from convmixer.experiments.results import results_table
 from convmixer.runs import RunDir
-from tests.experiments.conftest import RATES, TINY, tiny_suite
+from tests.helpers.experiments import RATES, TINY, tiny_suite
 from tests.helpers.runs import figures, starts
 
 SEEDS = 4

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convmixer.kernels import dispatch, ops, triton_ops
 from convmixer.models import create_model
-from tests.kernels.test_ops import assert_near, cast, gradient_arguments, mix_arguments, relative
+from tests.helpers.operations import assert_near, cast, gradient_arguments, mix_arguments, relative
 
 pytest.importorskip("triton")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import nn
@@ -21,52 +19,10 @@ from convmixer.models import (
 )
 from convmixer.models.blocks import DropPath
 from convmixer.presets import MODELS
+from tests.helpers.networks import paper_network
 
 SMALL = {"dim": 16, "depth": 2}
 VARIANTS = ["convmixer", "convmixer_rh", "convmixer_lc", "convmixer_bn"]
-
-
-class _Residual(nn.Module):
-    def __init__(self, fn: nn.Module) -> None:
-        super().__init__()
-        self.fn = fn
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch: torch.Tensor = self.fn(x)
-        return x + branch
-
-
-def paper_network(
-    dim: int,
-    depth: int,
-    kernel_size: int,
-    patch_size: int,
-    n_classes: int,
-    activation: Callable[[], nn.Module] = nn.GELU,
-) -> nn.Sequential:
-    """The oracle: section 2 of the paper as one nn.Sequential, in the layout of its public weights."""
-    blocks = [
-        nn.Sequential(
-            _Residual(
-                nn.Sequential(
-                    nn.Conv2d(dim, dim, kernel_size, groups=dim, padding="same"), activation(), nn.BatchNorm2d(dim)
-                )
-            ),
-            nn.Conv2d(dim, dim, 1),
-            activation(),
-            nn.BatchNorm2d(dim),
-        )
-        for _ in range(depth)
-    ]
-    return nn.Sequential(
-        nn.Conv2d(3, dim, patch_size, patch_size),
-        activation(),
-        nn.BatchNorm2d(dim),
-        *blocks,
-        nn.AdaptiveAvgPool2d((1, 1)),
-        nn.Flatten(),
-        nn.Linear(dim, n_classes),
-    )
 
 
 @pytest.mark.parametrize("name", list_models())

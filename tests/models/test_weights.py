@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from convmixer.errors import InputError
 from convmixer.models import create_model, load_weights
-from tests.models.test_models import paper_network
+from tests.helpers.networks import paper_network
 
 SMALL = {"dim": 16, "depth": 2, "kernel_size": 5}
 

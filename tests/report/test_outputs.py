@@ -20,9 +20,7 @@ from convmixer.report import tables, write_report
 from convmixer.report.markdown import escaped
 from convmixer.report.records import StudyRecord
 from convmixer.utils.metrics import MeanInterval
-from tests.test_cli import Run, convmixer
-
-__all__ = ["convmixer"]  # the fixture
+from tests.helpers.cli import Run
 
 
 class Tables(HTMLParser):

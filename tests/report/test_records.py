@@ -20,7 +20,7 @@ from convmixer.report.plans import shown_command
 from convmixer.report.records import ComparisonRow, StudyRecord
 from convmixer.runs import RunDir
 from convmixer.utils.metrics import main_effects
-from tests.report.conftest import DOCUMENT, experiment, write
+from tests.helpers.studies import DOCUMENT, experiment, write
 
 
 def summary(folder: Path, path: str) -> dict[str, Any]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import statistics
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,31 +24,12 @@ from convmixer.training import train
 from convmixer.training.loop import TrainingLoop
 from convmixer.training.schedule import learning_rate
 from tests.helpers.runs import tiny_config
+from tests.helpers.searches import records, starts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 BASE = tiny_config(engine="plain", epochs=1)
 SIX = SearchConfig(values=("lr=0.001,0.05", "wd=0.01,0.02,0.5"), seeds=2)
-
-
-def records(out: Path) -> dict[str, Any]:
-    """``grid_search.json`` without timings."""
-    content: dict[str, Any] = json.loads((out / RECORDS).read_text())
-    for row in content["trials"]:
-        row["epoch_seconds"] = row["epoch_seconds"] and 0
-    del content["command"]
-    return content
-
-
-def starts(out: Path) -> Counter[str]:
-    """How many times a process began to train each run."""
-    counts: Counter[str] = Counter()
-    for file in (out / "runs").glob("*/environment.json"):
-        environment = json.loads(file.read_text())
-        while environment:
-            counts[file.parent.name] += 1
-            (environment,) = environment.get("earlier", [None])
-    return counts
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from convmixer.search.search import RECORDS
 from convmixer.search.space import SearchConfig
 from convmixer.search.storage import JOURNAL, close_storage, open_storage
 from tests.helpers.runs import tiny_config
-from tests.search.test_grid_search import records, starts
+from tests.helpers.searches import records, starts
 
 BASE = tiny_config(engine="plain", epochs=1, kernel_size=3)
 GRID = SearchConfig(values=("lr=0.01,0.03,0.1", "wd=0.001,0.01,0.1", "bs=200,400,600"), seeds=1)

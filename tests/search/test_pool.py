@@ -165,8 +165,8 @@ def test_bad_input_leaves_no_trace(tmp_path: Path, digits: Dataset) -> None:
 
 SHARE = """
 import sys
-from convmixer.training import RunPool
-from tests.training.conftest import figures, starts, tiny_config
+from convmixer.search.pool import RunPool
+from tests.helpers.runs import figures, starts, tiny_config
 pool = RunPool(sys.argv[1])
 for config, summary in pool.run_all(tiny_config(seed=seed, epochs=1) for seed in range(12)):
     print(config.seed, summary.test_accuracy)
