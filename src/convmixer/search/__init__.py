@@ -1,5 +1,4 @@
-"""Many runs in one directory: a pool that trains each once, and searches over the fields of a run."""
+"""Many runs in one directory: a pool that trains each once, and searches over the fields of a run.
 
-from convmixer.search.pool import RunCrashedError, RunPool
-
-__all__ = ["RunCrashedError", "RunPool"]
+Imports nothing, as the command line needs :mod:`convmixer.search.space` for its help, without torch.
+"""
