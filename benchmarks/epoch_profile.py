@@ -22,6 +22,7 @@ from convmixer.presets import run_config
 from convmixer.runs import EpochRecord
 from convmixer.runtime.device import choose_device, device_name
 from convmixer.training import train
+from convmixer.training.observers import EpochWatcher
 
 START = "the epoch that is recorded starts"
 SHOWN = 15  # operations
@@ -97,7 +98,7 @@ def main() -> None:
     recorder = Recorder(args.epochs, device)
     with tempfile.TemporaryDirectory() as folder:
         config = run_config(args.model, args.recipe, **fields)
-        summary = train(config, Path(folder) / "run", light=True, test=False, report=recorder)
+        summary = train(config, Path(folder) / "run", artifacts=False, test=False, observer=EpochWatcher(recorder))
     what = {"what": "epoch", "model": args.model, "recipe": args.recipe, "engine": summary.engine}
     machine = {"precision": summary.precision, "device": device.type, "device_name": device_name(device)}
     print(json.dumps({**what, **machine, "torch": torch.__version__, **recorder.result()}))

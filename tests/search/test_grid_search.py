@@ -197,11 +197,11 @@ def test_what_is_drawn_does_not_depend_on_interruptions(
 
     record, calls = TrainingLoop._record, [0]
 
-    def stop(self: TrainingLoop, check: Callable[[], None]) -> Any:
+    def stop(self: TrainingLoop) -> Any:
         calls[0] += 1
         if calls[0] % 6 == 0:
             raise [Interrupted(15), KeyboardInterrupt()][calls[0] % 12 == 0]
-        return record(self, check)
+        return record(self)
 
     monkeypatch.setattr(TrainingLoop, "_record", stop)
     for attempt in range(20):

@@ -15,11 +15,11 @@ from rich.console import Console
 
 from convmixer.data import Dataset
 from convmixer.errors import InputError, Interrupted
-from convmixer.runs import EpochRecord, RunBusyError, RunDir, Summary
+from convmixer.runs import RunBusyError, RunDir, Summary
 from convmixer.search.pool import RunCrashedError, RunPool
 from convmixer.training import train
 from convmixer.training import train as train_module
-from convmixer.training.loop import PrunedError
+from convmixer.training.observers import EpochWatcher
 from tests.helpers.runs import figures, starts, tiny_config
 
 
@@ -146,11 +146,9 @@ def test_a_diverged_run_has_ended(tmp_path: Path, digits: Dataset) -> None:
 def test_a_pruned_run_is_continued_unless_it_may_stay_so(tmp_path: Path, digits: Dataset) -> None:
     pool, config, seen = RunPool(tmp_path), tiny_config(epochs=3), []
 
-    def prune(record: EpochRecord) -> None:
-        raise PrunedError("hopeless")
-
-    assert pool.run(config, dataset=digits, report=prune, prunable=True).status == "pruned"
-    assert pool.run(config, dataset=digits, prunable=True).status == "pruned"
+    prune = EpochWatcher(lambda record: "hopeless")
+    assert pool.run(config, dataset=digits, observer=prune, keep_pruned=True).status == "pruned"
+    assert pool.run(config, dataset=digits, keep_pruned=True).status == "pruned"
     ((_, summary),) = pool.run_all([config], dataset=digits, report=lambda run, record: seen.append(record.epoch))
     assert seen == [1, 2, 3]
     assert figures(summary) == figures(RunPool(tmp_path / "whole").run(config, dataset=digits))

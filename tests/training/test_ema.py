@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from convmixer.models import ConvMixer
-from convmixer.training.ema import Average
+from convmixer.training.ema import ModelEma
 
 
 def small_model() -> ConvMixer:
@@ -16,7 +16,7 @@ def small_model() -> ConvMixer:
 
 def test_it_is_the_average_with_a_decay_that_warms_up() -> None:
     model = small_model()
-    average = Average(model, 0.5)
+    average = ModelEma(model, 0.5)
     expected = {name: tensor.double() for name, tensor in model.state_dict().items()}
     for t in range(20):
         with torch.no_grad():
@@ -37,7 +37,7 @@ def test_it_is_the_average_with_a_decay_that_warms_up() -> None:
 
 def test_it_stands_apart_from_the_model() -> None:
     model = small_model()
-    average = Average(model, 0.9)
+    average = ModelEma(model, 0.9)
     before = {name: tensor.clone() for name, tensor in average.model.state_dict().items()}
     with torch.no_grad():
         model.head.get_parameter("weight").zero_()
@@ -49,7 +49,7 @@ def test_it_stands_apart_from_the_model() -> None:
 @pytest.mark.parametrize("decay", [0.9, 0.999])
 def test_a_constant_model_is_its_average(decay: float) -> None:
     model = small_model()
-    average = Average(model, decay)
+    average = ModelEma(model, decay)
     for _ in range(3):
         average.update()
     for name, tensor in model.state_dict().items():

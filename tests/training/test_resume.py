@@ -24,8 +24,9 @@ from convmixer.errors import Interrupted
 from convmixer.runs import RunDir
 from convmixer.runs.checkpoint import CURRENT, load_checkpoint
 from convmixer.training import train
-from convmixer.training.display import TrainingDisplay
+from convmixer.training.build import new_model
 from convmixer.training.loop import TrainingLoop
+from convmixer.training.observers import Observers, RunObserver, RunWriter
 from tests.helpers.runs import tiny_config
 
 # Dropout and stochastic depth make the run depend on the global random state, what happens to the images on that of the
@@ -35,22 +36,21 @@ RANDOM |= {"flip": True, "flip_mode": "alternating", "trivialaugment": True, "cu
 RANDOM |= {"mixup": 0.4, "cutmix": 1.0, "mix_probability": 0.8}
 
 
-def stop_after(calls: int) -> Callable[[], None]:
-    """A check that behaves as if a signal had arrived before its ``calls``-th call."""
-    left = [calls]
+class StopAfter(RunObserver):
+    """Behaves as if a signal had arrived when it is asked for the ``calls``-th time."""
 
-    def check() -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            raise Interrupted(signal.SIGTERM)
+    def __init__(self, calls: int) -> None:
+        self.left = calls
 
-    return check
+    def should_stop(self) -> Interrupted | None:
+        self.left -= 1
+        return Interrupted(signal.SIGTERM) if self.left == 0 else None
 
 
 def run_loop(
     folder: Path,
     digits: Dataset,
-    check: Callable[[], None],
+    observer: RunObserver,
     forget: tuple[str, ...] = (),
     engine: Engine = "plain",
     **changes: Any,
@@ -58,13 +58,15 @@ def run_loop(
     """Runs the loop in ``folder`` from its checkpoint, if there is one, without the parts of it named in ``forget``."""
     folder.mkdir(exist_ok=True)
     config = tiny_config(**RANDOM, engine=engine).replace(**changes)
-    loop = TrainingLoop(config, digits, RunDir(folder), torch.device("cpu"))
+    cpu = torch.device("cpu")
+    observers = Observers(RunWriter(RunDir(folder)), observer)
+    loop = TrainingLoop(config, digits, new_model(config, digits.info, cpu), cpu, observers)
     state, _ = load_checkpoint(folder)
     if state is not None:
         fresh = {"rng": torch.get_rng_state(), "best": {}, **copy.deepcopy(loop.update.state_dict())}
         loop.restore(state | {part: fresh[part] for part in forget})
     try:
-        loop.run_epochs(check, TrainingDisplay(Console(quiet=True), 3, len(loop.batches)))
+        loop.run()
     except Interrupted:
         loop.save()
     return loop
@@ -72,13 +74,13 @@ def run_loop(
 
 def outcome(loop: TrainingLoop) -> dict[str, Any]:
     """All that must not depend on interruptions: weights, moments, random state, best weights, metrics."""
-    records = [{**vars(record), "seconds": 0, "images_per_second": 0} for record in loop.records]
+    records = [{**vars(record), "seconds": 0, "images_per_second": 0} for record in loop.state.records]
     update = loop.update.state_dict()
     return {
         "update": update | {"optimizer": update["optimizer"]["state"]},  # learning rates are set before each step
         "rng": torch.get_rng_state(),
-        "best": loop.best,
-        "best_epoch": loop.best_epoch,
+        "best": loop.state.best.weights,
+        "best_epoch": loop.state.best.epoch,
         "records": records,
     }
 
@@ -94,24 +96,24 @@ def equal(a: Any, b: Any) -> bool:
 
 
 def test_stopped_at_any_step_it_ends_with_the_same_bits(tmp_path: Path, digits: Dataset) -> None:
-    """Three epochs of three steps and an evaluation each: a stop before every single one of these twelve."""
-    expected = outcome(run_loop(tmp_path / "whole", digits, lambda: None))
-    for calls in range(1, 13):
+    """Three epochs, three steps and an evaluation each: a stop before every epoch and evaluation, and after steps."""
+    expected = outcome(run_loop(tmp_path / "whole", digits, RunObserver()))
+    for calls in range(1, 16):
         folder = tmp_path / str(calls)
-        assert len(run_loop(folder, digits, stop_after(calls)).records) < 3
-        assert equal(outcome(run_loop(folder, digits, lambda: None)), expected), f"stopped at call {calls}"
+        assert len(run_loop(folder, digits, StopAfter(calls)).state.records) < 3
+        assert equal(outcome(run_loop(folder, digits, RunObserver())), expected), f"stopped at call {calls}"
 
 
 @pytest.mark.parametrize("engine", ["plain", "fast"])
 def test_stopped_at_every_step_it_ends_with_the_same_bits(tmp_path: Path, digits: Dataset, engine: Engine) -> None:
     """The engine of the beginning is kept, although the later pieces are started with "auto"."""
-    expected = outcome(run_loop(tmp_path / "whole", digits, lambda: None, engine=engine))
-    loop = run_loop(tmp_path / "pieces", digits, stop_after(2), engine=engine)
+    expected = outcome(run_loop(tmp_path / "whole", digits, RunObserver(), engine=engine))
+    loop = run_loop(tmp_path / "pieces", digits, StopAfter(2), engine=engine)
     for _ in range(30):
-        if len(loop.records) == 3:
+        if len(loop.state.records) == 3:
             break
-        loop = run_loop(tmp_path / "pieces", digits, stop_after(2), engine="auto")
-        assert loop.model.engine == loop.engine == engine
+        loop = run_loop(tmp_path / "pieces", digits, StopAfter(2), engine="auto")
+        assert loop.model.engine == loop.state.engine == engine
     assert equal(outcome(loop), expected)
 
 
@@ -127,12 +129,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("options", OPTIONS)
 def test_every_option_resumes_with_the_same_bits(tmp_path: Path, digits: Dataset, options: str) -> None:
     changes = OPTIONS[options]
-    expected = outcome(run_loop(tmp_path / "whole", digits, lambda: None, **changes))
-    loop = run_loop(tmp_path / "pieces", digits, stop_after(3), **changes)  # an average is evaluated as well
+    expected = outcome(run_loop(tmp_path / "whole", digits, RunObserver(), **changes))
+    loop = run_loop(tmp_path / "pieces", digits, StopAfter(3), **changes)  # an average is evaluated as well
     for _ in range(30):
-        if len(loop.records) == 3:
+        if len(loop.state.records) == 3:
             break
-        loop = run_loop(tmp_path / "pieces", digits, stop_after(3), **changes)
+        loop = run_loop(tmp_path / "pieces", digits, StopAfter(3), **changes)
     assert equal(outcome(loop), expected)
 
 
@@ -141,15 +143,18 @@ def test_options_without_a_part_of_the_checkpoint_end_differently(
     tmp_path: Path, digits: Dataset, forgotten: str
 ) -> None:
     changes = OPTIONS["muon"]
-    expected = outcome(run_loop(tmp_path / "whole", digits, lambda: None, **changes))
-    run_loop(tmp_path / "stopped", digits, stop_after(9), **changes)
-    with_loss = run_loop(tmp_path / "stopped", digits, lambda: None, forget=(forgotten,), **changes)
+    expected = outcome(run_loop(tmp_path / "whole", digits, RunObserver(), **changes))
+    run_loop(tmp_path / "stopped", digits, StopAfter(9), **changes)
+    with_loss = run_loop(tmp_path / "stopped", digits, RunObserver(), forget=(forgotten,), **changes)
     assert not equal(outcome(with_loss), expected)
 
 
 def test_engines_agree(tmp_path: Path, digits: Dataset) -> None:
     losses = [
-        [record.train_loss for record in run_loop(tmp_path / engine, digits, lambda: None, engine=engine).records]
+        [
+            record.train_loss
+            for record in run_loop(tmp_path / engine, digits, RunObserver(), engine=engine).state.records
+        ]
         for engine in ("plain", "fast")
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
@@ -158,20 +163,20 @@ def test_engines_agree(tmp_path: Path, digits: Dataset) -> None:
 @pytest.mark.parametrize("forgotten", ["rng", "optimizer", "best"])
 def test_without_a_part_of_the_checkpoint_the_end_differs(tmp_path: Path, digits: Dataset, forgotten: str) -> None:
     """The control: the comparison above does notice what is lost."""
-    expected = outcome(run_loop(tmp_path / "whole", digits, lambda: None))
-    run_loop(tmp_path / "stopped", digits, stop_after(11))
-    with_loss = run_loop(tmp_path / "stopped", digits, lambda: None, forget=(forgotten,))
-    if forgotten == "best" and with_loss.best_epoch == 3:
+    expected = outcome(run_loop(tmp_path / "whole", digits, RunObserver()))
+    run_loop(tmp_path / "stopped", digits, StopAfter(11))
+    with_loss = run_loop(tmp_path / "stopped", digits, RunObserver(), forget=(forgotten,))
+    if forgotten == "best" and with_loss.state.best.epoch == 3:
         pytest.skip("the last epoch was the best: nothing to lose")
     assert not equal(outcome(with_loss), expected)
 
 
 def test_a_damaged_checkpoint_falls_back_and_ends_the_same(tmp_path: Path, digits: Dataset) -> None:
-    expected = outcome(run_loop(tmp_path / "whole", digits, lambda: None))
-    run_loop(tmp_path / "stopped", digits, stop_after(11))
+    expected = outcome(run_loop(tmp_path / "whole", digits, RunObserver()))
+    run_loop(tmp_path / "stopped", digits, StopAfter(11))
     checkpoint = tmp_path / "stopped" / CURRENT
     checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
-    assert equal(outcome(run_loop(tmp_path / "stopped", digits, lambda: None)), expected)
+    assert equal(outcome(run_loop(tmp_path / "stopped", digits, RunObserver())), expected)
 
 
 # Real processes

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from convmixer.config import TrainConfig
 from convmixer.models import ConvMixer, create_model
 from convmixer.training.muon import orthogonalize
-from convmixer.training.optimizers import Joint, build_optimizer
+from convmixer.training.optimizers import CombinedOptimizer, build_optimizer
 from convmixer.training.step import TrainStep
 
 CPU = torch.device("cpu")
@@ -22,7 +22,7 @@ def new_step(model: ConvMixer | None = None, precision: torch.dtype = torch.floa
     torch.manual_seed(0)
     model = model or create_model("convmixer", dim=8, depth=2, kernel_size=3, engine="plain")
     step = TrainStep(model, TrainConfig(**fields), next(model.parameters()).device, precision)
-    step.set_learning_rate(1.0)
+    step.set_lr_scale(1.0)
     return step
 
 
@@ -68,7 +68,7 @@ def test_probabilities_of_the_classes_are_targets_too() -> None:
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 def test_the_factor_scales_every_groups_rate(optimizer: str, schedule_factor: float) -> None:
     step = new_step(optimizer=optimizer, lr=0.1, matrix_lr=0.3, weight_decay=0.1)
-    step.set_learning_rate(schedule_factor)
+    step.set_lr_scale(schedule_factor)
     rates = {group["lr"] for group in step.optimizer.param_groups}
     assert rates == {peak * schedule_factor for peak in ((0.1, 0.3) if optimizer == "muon" else (0.1,))}
     still = [bool((change == 0).all()) for change in moved(step).values()]
@@ -166,11 +166,11 @@ def test_in_training_the_statistics_are_those_of_a_part() -> None:
 
 def test_the_average_follows() -> None:
     step = new_step(ema_decay=0.9)
-    assert step.average is not None
+    assert step.ema is not None
     moved(step, 3)
-    assert step.average.updates == 3
-    assert not torch.equal(step.average.model.head.weight, step.model.head.weight)
-    assert new_step().average is None
+    assert step.ema.updates == 3
+    assert not torch.equal(step.ema.model.head.weight, step.model.head.weight)
+    assert new_step().ema is None
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
@@ -183,7 +183,7 @@ def test_it_goes_on_from_its_state(optimizer: str) -> None:
     torch.manual_seed(5)
     again = new_step(create_model("convmixer", dim=8, depth=2, kernel_size=3, engine="plain"), **fields)
     again.load_state_dict(state)
-    again.set_learning_rate(1.0)
+    again.set_lr_scale(1.0)
     moved(again, 3)
     for step_state in ("model", "average"):
         ours, theirs = again.state_dict()[step_state], whole.state_dict()[step_state]
@@ -195,7 +195,7 @@ def test_it_goes_on_from_its_state(optimizer: str) -> None:
 def test_a_step_that_is_not_finite_anywhere_is_skipped_everywhere() -> None:
     """Under a GradScaler; the parts of a joint optimiser do not decide each by itself."""
     step = new_step(optimizer="muon")
-    assert isinstance(step.optimizer, Joint)
+    assert isinstance(step.optimizer, CombinedOptimizer)
     moved(step)
     before = copy.deepcopy(step.model.state_dict())
     gradient = step.model.head.get_parameter("weight").grad
@@ -221,7 +221,7 @@ def test_on_cuda_an_update_does_not_wait_and_learns(optimizer: str, precision: t
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(30):
-            step.set_learning_rate(0.5)
+            step.set_lr_scale(0.5)
             losses.append(step(images, labels))
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -248,8 +248,8 @@ def test_on_cuda_a_captured_update_is_the_update(optimizer: str) -> None:
     with torch.cuda.graph(graph, stream=side):
         result = captured(images, labels)
     for factor in (1.0, 0.5, 0.1):
-        captured.set_learning_rate(factor)
-        eager.set_learning_rate(factor)
+        captured.set_lr_scale(factor)
+        eager.set_lr_scale(factor)
         graph.replay()
         assert torch.allclose(eager(images, labels), result, rtol=1e-2)
     for a, b in zip(eager.parameters, captured.parameters, strict=True):

@@ -23,7 +23,9 @@ from convmixer.models import build_model
 from convmixer.presets import run_config
 from convmixer.runs import EpochRecord, RunDir
 from convmixer.training import read_test_set, train
-from convmixer.training.loop import PrunedError, TrainingLoop
+from convmixer.training.build import new_model, train_batches
+from convmixer.training.loop import TrainingLoop
+from convmixer.training.observers import EpochWatcher
 from convmixer.training.schedule import learning_rate
 from tests.helpers.runs import tiny_config
 
@@ -115,7 +117,7 @@ def test_the_strong_recipe_needs_nothing_else(tmp_path: Path, digits: Dataset, m
     config = run_config(model, "strong", dataset="digits", dim=8, depth=2, epochs=2, kernel_size=3)
     summary = train(config, tmp_path / "run", dataset=digits)
     assert summary.test_accuracy_tta is not None
-    assert TrainingLoop(config, digits, RunDir(tmp_path / "run"), torch.device("cpu")).batches.batch_size == 32
+    assert train_batches(config, digits, torch.device("cpu")).batch_size == 32
 
 
 @pytest.mark.parametrize("model", ["convmixer_rh", "convmixer_lc", "convmixer_bn"])
@@ -209,7 +211,7 @@ def test_divergence_after_good_epochs_keeps_them(
     tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def poisoned(self: TrainingLoop, images: torch.Tensor, labels: torch.Tensor) -> None:
-        step(self, images * float("nan") if (self.epoch, self.step) == (2, 1) else images, labels)
+        step(self, images * float("nan") if (self.state.epoch, self.state.step) == (2, 1) else images, labels)
 
     step = TrainingLoop._train_step
     monkeypatch.setattr(TrainingLoop, "_train_step", poisoned)
@@ -251,7 +253,7 @@ def test_changed_images_are_refused(tmp_path: Path, digits: Dataset) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "run", dataset=digits, console=_InterruptingConsole("epoch 1/2"))
     other = dataclasses.replace(digits, info=dataclasses.replace(digits.info, fingerprint="0" * 64))
-    with pytest.raises(InputError, match="not those that the run"):
+    with pytest.raises(InputError, match="not those that this run began with"):
         train(config, tmp_path / "run", dataset=other, resume=True)
     train(config, tmp_path / "run", dataset=digits, resume=True)
     with pytest.raises(InputError, match="not the images"):
@@ -335,15 +337,14 @@ def test_without_the_test_set_it_can_be_read_later(tmp_path: Path, digits: Datas
     assert read_test_set(tmp_path / "chosen", dataset=digits) == read
 
 
-def test_a_report_ends_a_run(tmp_path: Path, digits: Dataset) -> None:
+def test_an_observer_ends_a_run(tmp_path: Path, digits: Dataset) -> None:
     seen: list[EpochRecord] = []
 
-    def report(record: EpochRecord) -> None:
+    def watch(record: EpochRecord) -> str | None:
         seen.append(record)
-        if record.epoch == 2:
-            raise PrunedError("enough")
+        return "enough" if record.epoch == 2 else None
 
-    summary = train(tiny_config(epochs=4), tmp_path / "run", dataset=digits, report=report)
+    summary = train(tiny_config(epochs=4), tmp_path / "run", dataset=digits, observer=EpochWatcher(watch))
     assert (summary.status, summary.message) == ("pruned", "enough")
     assert summary.test_accuracy is None
     assert seen == RunDir(tmp_path / "run").metrics()
@@ -351,7 +352,8 @@ def test_a_report_ends_a_run(tmp_path: Path, digits: Dataset) -> None:
         read_test_set(tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()  # as if killed between the epoch and the decision: it comes again
     seen.clear()
-    assert train(tiny_config(epochs=4), tmp_path / "run", dataset=digits, resume=True, report=report) == summary
+    watcher = EpochWatcher(watch)
+    assert train(tiny_config(epochs=4), tmp_path / "run", dataset=digits, resume=True, observer=watcher) == summary
     assert len(seen) == 2
 
 
@@ -371,14 +373,13 @@ def test_whoever_left_the_precision_open_is_told_of_a_faster_one(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has})
     console = Console(record=True, width=200, file=io.StringIO())
     config = tiny_config(epochs=1, engine=engine, precision=precision, device="cpu")
-    train(config, tmp_path / "run", dataset=digits, console=console, light=True, test=False)
+    train(config, tmp_path / "run", dataset=digits, console=console, artifacts=False, test=False)
     assert ("--precision bfloat16 it trains faster" in console.export_text()) == told
 
 
-def test_branches_begin_with_the_weight_that_was_asked_for(tmp_path: Path, digits: Dataset) -> None:
+def test_branches_begin_with_the_weight_that_was_asked_for(digits: Dataset) -> None:
     def first_norm(**changes: float) -> torch.Tensor:
-        run = RunDir(tmp_path / "run")
-        model = TrainingLoop(tiny_config(**changes), digits, run, torch.device("cpu")).model
+        model = new_model(tiny_config(**changes), digits.info, torch.device("cpu"))
         return model.get_parameter("blocks.0.0.fn.2.weight")
 
     assert first_norm().unique().tolist() == [1.0]

@@ -20,9 +20,9 @@ from convmixer.data import Dataset, DatasetInfo, Split
 from convmixer.data.augment import Augment
 from convmixer.data.batches import Normalize, TrainBatches
 from convmixer.presets import run_config
-from convmixer.runs import RunDir
 from convmixer.runtime.allocator import prepared_cpu
 from convmixer.runtime.device import device_name
+from convmixer.training.build import new_model
 from convmixer.training.loop import TrainingLoop
 
 WORKERS = 2
@@ -168,10 +168,10 @@ def _images(count: int, size: int) -> tuple[DatasetInfo, Tensor, Tensor]:
 
 
 def _training(model: str, info: DatasetInfo, split: Split, batch_size: int, device: torch.device) -> TrainingLoop:
-    """A run as ``convmixer train`` would do it, of which no file is written."""
+    """A run as ``convmixer train`` would do it."""
     config = replace(run_config(model, batch_size=batch_size), augment=REFERENCE)
     dataset = Dataset(info, {"train": split, "test": split})
-    return TrainingLoop(config, dataset, RunDir("never written"), device)
+    return TrainingLoop(config, dataset, new_model(config, info, device), device)
 
 
 def _rate(batches: Iterator[Sequence[Tensor]], device: torch.device) -> float:

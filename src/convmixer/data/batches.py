@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from convmixer.data.augment import Augment
 from convmixer.data.datasets import DatasetInfo, Split
@@ -69,6 +70,8 @@ class TrainBatches:
         normalize: From augmented images to the model's input.
         device: Where everything happens.
         mixing: mixup or CutMix, if any.
+        size_in: Side in pixels, at most the images' own, that they are scaled down to in an epoch (from 0), after all
+            else; by default they keep their size.
         chunk: How many batches are prepared at once, which affects only speed; by default about 1,024 images of
             32×32 on a CPU and 8,192 elsewhere.
     """
@@ -82,12 +85,13 @@ class TrainBatches:
         normalize: Normalize,
         device: torch.device,
         mixing: Mixing | None = None,
+        size_in: Callable[[int], int] | None = None,
         chunk: int | None = None,
     ) -> None:
         self.images, self.labels = split.images.to(device), split.labels.to(device)
         self.batch_size = min(batch_size, len(split))
         self.seed, self.augment, self.normalize, self.device = seed, augment, normalize, device
-        self.mixing = mixing
+        self.mixing, self.size_in = mixing, size_in
         pixels = self.batch_size * self.images.shape[-1] ** 2
         self.chunk = chunk or max(1, (_CPU_PIXELS if device.type == "cpu" else _GPU_PIXELS) // pixels)
         self.flip_bit = torch.randint(2, (len(split),), generator=seeded(seed, _FLIP_BIT)).bool()
@@ -101,7 +105,15 @@ class TrainBatches:
         for first in range(start_step, len(self), self.chunk):
             steps = range(first, min(first + self.chunk, len(self)))
             images, labels = self._prepare(order, epoch, steps)
-            yield from zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True)
+            for batch, targets in zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True):
+                yield self._scaled(batch, epoch), targets
+
+    def _scaled(self, images: torch.Tensor, epoch: int) -> torch.Tensor:
+        full = images.shape[-1]
+        size = full if self.size_in is None else self.size_in(epoch)
+        if size == full:
+            return images
+        return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
 
     def _prepare(self, order: torch.Tensor, epoch: int, steps: range) -> tuple[torch.Tensor, torch.Tensor]:
         """The images and targets of batches that follow each other."""

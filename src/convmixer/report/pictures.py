@@ -96,7 +96,7 @@ def _experiment(experiment: ExperimentRecord, study: Study) -> Iterator[Picture]
 
 
 _CURVES: tuple[tuple[str, str, bool, Callable[[EpochRecord], float | None]], ...] = (
-    ("held_out", "Held-out accuracy", True, lambda epoch: epoch.held_out()[1]),
+    ("held_out", "Held-out accuracy", True, lambda epoch: epoch.selection_metrics()[1]),
     ("loss", "Training loss", False, lambda epoch: epoch.train_loss),
 )
 

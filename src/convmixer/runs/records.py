@@ -33,7 +33,7 @@ class EpochRecord:
     """Training only, without evaluation and checkpoints."""
     images_per_second: float
 
-    def held_out(self) -> tuple[float | None, float | None]:
+    def selection_metrics(self) -> tuple[float | None, float | None]:
         """Loss and accuracy that choose the epoch: of the average where there is one; None if nothing was evaluated."""
         figures = (
             (self.ema_test_loss, self.ema_test_accuracy),
@@ -74,6 +74,8 @@ class Summary:
     """Of the weights themselves in the selected epoch, where the average is kept."""
     test_accuracy_tta: float | None = None
     """With test-time augmentation, where the configuration asks for it."""
+    multiply_adds: int | None = None
+    """Of the model for one image, a multiplication and an addition counted as one; None in summaries of older runs."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``summary.json`` holds them."""

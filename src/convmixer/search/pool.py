@@ -18,6 +18,7 @@ from convmixer.config import DataConfig, Protocol, RunConfig
 from convmixer.data import Dataset, load_dataset
 from convmixer.errors import InputError, Interrupted
 from convmixer.runs import EpochRecord, RunBusyError, RunDir, Summary
+from convmixer.training.observers import EpochWatcher, RunObserver
 from convmixer.training.train import read_test_set, train
 
 _POLL_SECONDS = 0.2
@@ -57,8 +58,8 @@ class RunPool:
         console: Console | None = None,
         wait: bool = True,
         test: bool = True,
-        report: Callable[[EpochRecord], None] = lambda record: None,
-        prunable: bool = False,
+        observer: RunObserver | None = None,
+        keep_pruned: bool = False,
     ) -> Summary:
         """The summary of the run with ``config``: read if the run has ended, trained or resumed otherwise.
 
@@ -70,8 +71,8 @@ class RunPool:
             console: where the run's progress is shown; nowhere by default.
             wait: where another process is at this run, wait for what comes of it.
             test: read the test set, if that was not done yet.
-            report: as :func:`convmixer.training.train`.
-            prunable: likewise.
+            observer: is told what happens if the run is trained here, and may end it.
+            keep_pruned: leave a run that an observer ended earlier as it is, instead of continuing it.
 
         Raises:
             RunBusyError: another process is at it, and ``wait`` is not set.
@@ -81,13 +82,13 @@ class RunPool:
         """
         while True:
             ended = self.summary(config)
-            if ended and not self._lacks(ended, test, prunable):
+            if ended and not self._lacks(ended, test, keep_pruned):
                 return ended
             try:
                 images = dataset or self.dataset(config, console)
                 if ended and ended.status == "finished":
                     return read_test_set(self.path(config), dataset=images)
-                options = {"test": test, "report": report, "prunable": prunable}
+                options = {"test": test, "observer": observer, "keep_pruned": keep_pruned}
                 return self._train(config, dataset=images, console=console, **options)
             except RunBusyError:
                 if not wait:
@@ -95,10 +96,10 @@ class RunPool:
             time.sleep(_POLL_SECONDS)
 
     @staticmethod
-    def _lacks(ended: Summary, test: bool, prunable: bool) -> bool:
+    def _lacks(ended: Summary, test: bool, keep_pruned: bool) -> bool:
         """Whether more is wanted than a run came to: its test figures, or the epochs that were pruned."""
         untested = ended.status == "finished" and ended.test_accuracy is None
-        return (untested and test) or (ended.status == "pruned" and not prunable)
+        return (untested and test) or (ended.status == "pruned" and not keep_pruned)
 
     def run_all(
         self,
@@ -130,8 +131,9 @@ class RunPool:
             busy = []
             for config in left:
                 try:
-                    told = functools.partial(report, config)
-                    yield config, self.run(config, dataset=dataset, console=console, wait=False, test=test, report=told)
+                    watcher = EpochWatcher(functools.partial(report, config))
+                    options: dict[str, Any] = {"console": console, "test": test, "observer": watcher}
+                    yield config, self.run(config, dataset=dataset, wait=False, **options)
                 except RunBusyError:
                     busy.append(config)
                 except RunCrashedError as error:
@@ -143,7 +145,7 @@ class RunPool:
     def _train(self, config: RunConfig, **options: Any) -> Summary:
         path = self.path(config)
         try:
-            return train(config, path, resume=True, light=True, **options)
+            return train(config, path, resume=True, artifacts=False, **options)
         except (InputError, Interrupted):
             raise
         except Exception as error:

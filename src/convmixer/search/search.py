@@ -28,7 +28,7 @@ from convmixer.search.pool import RunCrashedError
 from convmixer.search.sampling import distributions, pruner, sampler
 from convmixer.search.space import SearchConfig, Values, describe, document_figures
 from convmixer.search.storage import Members, close_storage, exclusive, open_storage, start_anew
-from convmixer.training.loop import PrunedError
+from convmixer.training.observers import EpochWatcher
 
 RECORDS = "grid_search.json"
 _POLL_SECONDS = 0.2
@@ -246,13 +246,13 @@ class Search:
     def _train(self, claim: _Claim) -> None:
         first, *others = self.ledger.configs(claim.values)
 
-        def report(record: EpochRecord) -> None:
+        def prune(record: EpochRecord) -> str | None:
             if self._report(claim, record) and record.epoch < first.train.epochs:
-                raise PrunedError(
-                    f"after epoch {record.epoch}, with a validation accuracy of {record.val_accuracy:.2%}"
-                )
+                return f"after epoch {record.epoch}, with a validation accuracy of {record.val_accuracy:.2%}"
+            return None
 
-        summary = self.ledger.pool.run(first, dataset=self.dataset, test=False, report=report, prunable=True)
+        observer = EpochWatcher(prune)
+        summary = self.ledger.pool.run(first, dataset=self.dataset, test=False, observer=observer, keep_pruned=True)
         for config in others:
             if summary.status == "finished":
                 summary = self.ledger.pool.run(config, dataset=self.dataset, test=False)

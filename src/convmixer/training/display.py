@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 
 from convmixer.runs import EpochRecord
+from convmixer.training.observers import Progress, RunObserver
 
 
-class TrainingDisplay:
+class TrainingDisplay(RunObserver):
     """Progress of ``epochs`` × ``steps_per_epoch`` steps; the bar is drawn on terminals only."""
 
     def __init__(self, console: Console, epochs: int, steps_per_epoch: int) -> None:
         self.console, self.epochs, self.steps_per_epoch = console, epochs, steps_per_epoch
-        self.progress = Progress(
+        self.bar = ProgressBar(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(),
             TextColumn("loss {task.fields[loss]:.3f}  acc {task.fields[accuracy]:.1%}  {task.fields[rate]:.0f} img/s"),
@@ -27,21 +30,23 @@ class TrainingDisplay:
         )
         fields: dict[str, Any] = {"epoch": 1, "loss": 0.0, "accuracy": 0.0, "rate": 0.0}
         total = epochs * steps_per_epoch
-        self.task = self.progress.add_task("training", total=total, epochs=epochs, **fields)
+        self.task = self.bar.add_task("training", total=total, epochs=epochs, **fields)
 
-    def __enter__(self) -> Self:
-        self.progress.start()
-        return self
+    def on_start(self, records: Sequence[EpochRecord]) -> None:
+        """Draws the bar."""
+        self.bar.start()
 
-    def __exit__(self, *error: object) -> None:
-        self.progress.stop()
+    def on_end(self) -> None:
+        """Removes the bar."""
+        self.bar.stop()
 
-    def step(self, epoch: int, step: int, loss: float, accuracy: float, rate: float) -> None:
-        """Shows the running means after ``step`` steps of epoch ``epoch`` (both from 0)."""
-        fields: dict[str, Any] = {"epoch": epoch + 1, "loss": loss, "accuracy": accuracy, "rate": rate}
-        self.progress.update(self.task, completed=epoch * self.steps_per_epoch + step, **fields)
+    def on_step(self, progress: Progress) -> None:
+        """Moves the bar and shows the running means."""
+        completed = (progress.epoch - 1) * self.steps_per_epoch + progress.step
+        fields: dict[str, Any] = {"epoch": progress.epoch, "loss": progress.loss, "accuracy": progress.accuracy}
+        self.bar.update(self.task, completed=completed, rate=progress.images_per_second, **fields)
 
-    def epoch(self, record: EpochRecord) -> None:
+    def on_epoch(self, record: EpochRecord) -> None:
         """Prints the line of a finished epoch."""
         parts = [
             f"epoch {record.epoch:>{len(str(self.epochs))}}/{self.epochs}",
@@ -56,23 +61,25 @@ class TrainingDisplay:
         self.console.print("  ".join(parts), highlight=False)
 
 
-class TensorBoard:
+class TensorBoard(RunObserver):
     """Writes epoch records as TensorBoard events; events of epochs that will be repeated are purged."""
 
-    def __init__(self, folder: Path, first_epoch: int) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_start(self, records: Sequence[EpochRecord]) -> None:
+        """Opens the event file."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder), purge_step=first_epoch)
+        self.writer = SummaryWriter(str(self.folder), purge_step=len(records) + 1)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.writer.close()
-
-    def log(self, record: EpochRecord) -> None:
-        """Adds an epoch's figures, at its number."""
+    def on_epoch(self, record: EpochRecord) -> None:
+        """Adds the epoch's metrics, at its number."""
         for name, value in vars(record).items():
             if name != "epoch" and value is not None:
                 self.writer.add_scalar(name, value, record.epoch)
         self.writer.flush()
+
+    def on_end(self) -> None:
+        """Closes the event file."""
+        self.writer.close()

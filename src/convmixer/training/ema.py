@@ -10,7 +10,7 @@ import torch
 from convmixer.models import ConvMixer
 
 
-class Average:
+class ModelEma:
     """An exponential moving average of a model's parameters and batch normalisation statistics.
 
     The decay rises to its value as min(decay, (1 + t) / (10 + t)) over the updates t, so that the initial weights are

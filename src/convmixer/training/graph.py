@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from convmixer.runtime import cuda_graph
 from convmixer.training.step import TrainStep
 
 logger = logging.getLogger("convmixer.training")
@@ -33,8 +34,8 @@ class GraphedStep:
 
     def __init__(self, step: TrainStep) -> None:
         self.step = step
-        self._stream = torch.cuda.Stream(step.device)  # of eager updates, too: autograd remembers where it ran
-        self._pool = torch.cuda.graph_pool_handle()  # one for all graphs, of which one runs at a time
+        self._stream = torch.cuda.Stream(step.device)
+        self._pool = torch.cuda.graph_pool_handle()
         self._runs: Counter[tuple[object, ...]] = Counter()
         self._captured: dict[tuple[object, ...], _Captured | None] = {}
 
@@ -46,27 +47,18 @@ class GraphedStep:
             self._captured[key] = self._capture(images, targets)
         captured = self._captured.get(key)
         if captured is None:
-            return self._eagerly(images, targets)
+            return cuda_graph.on_stream(self._stream, lambda: self.step(images, targets))
         for held, given in zip(captured.inputs, (images, targets), strict=True):
             held.copy_(given)
         captured.graph.replay()
         return captured.output.clone()
 
-    def _eagerly(self, images: Tensor, targets: Tensor) -> Tensor:
-        current = torch.cuda.current_stream()
-        self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            result = self.step(images, targets)
-        current.wait_stream(self._stream)
-        return result
-
     def _capture(self, images: Tensor, targets: Tensor) -> _Captured | None:
         """Records an update without running it; None where that fails."""
-        graph, inputs = torch.cuda.CUDAGraph(), (images.clone(), targets.clone())
+        inputs = images.clone(), targets.clone()
         torch.cuda.synchronize()
         try:
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-                output = self.step(*inputs)
+            graph, output = cuda_graph.capture(lambda: self.step(*inputs), self._stream, self._pool)
         except RuntimeError as error:
             logger.warning("an update cannot be captured as a CUDA graph, it runs as single operations: %s", error)
             return None

@@ -33,7 +33,7 @@ def build_optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Opti
         optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=fused, capturable=on_cuda)
     if matrices:
         muon = Muon(matrices, lr=settings.matrix_lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
-        optimizer = Joint(optimizer, muon)
+        optimizer = CombinedOptimizer(optimizer, muon)
     if on_cuda:
         for group in optimizer.param_groups:
             group["lr"] = torch.tensor(group["lr"], device=device)
@@ -54,7 +54,7 @@ def _decay_groups(parameters: list[Tensor], settings: TrainConfig) -> list[dict[
     return [{"params": weights, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
-class Joint(torch.optim.Optimizer):
+class CombinedOptimizer(torch.optim.Optimizer):
     """Several optimisers, each with its own parameters, that step and are saved as one.
 
     Under a GradScaler they skip a step together where the gradient of any of them is not finite.

@@ -10,10 +10,10 @@ from convmixer.config import TrainConfig
 
 def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
     """The learning rate of step ``step`` (from 0, over the whole run)."""
-    return config.lr * rate_factor(config, step, steps_per_epoch)
+    return config.lr * lr_scale(config, step, steps_per_epoch)
 
 
-def rate_factor(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
+def lr_scale(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
     """What peak learning rates are multiplied by at step ``step`` (from 0, over the whole run), from 0 to 1.
 
     The schedule is read at the end of the step, so that the first step moves and the last ends the schedule.

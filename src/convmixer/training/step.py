@@ -11,7 +11,8 @@ from torch import Tensor
 from convmixer.config import TrainConfig
 from convmixer.models import ConvMixer
 from convmixer.runtime.device import autocast
-from convmixer.training.ema import Average
+from convmixer.runtime.world import SingleProcess, World
+from convmixer.training.ema import ModelEma
 from convmixer.training.optimizers import build_optimizer
 
 
@@ -26,52 +27,63 @@ class TrainStep:
         settings: how.
         device: where the model is.
         precision: dtype of autocast; float16 scales the loss.
+        world: the processes that share each batch.
     """
 
-    def __init__(self, model: ConvMixer, settings: TrainConfig, device: torch.device, precision: torch.dtype) -> None:
+    def __init__(
+        self,
+        model: ConvMixer,
+        settings: TrainConfig,
+        device: torch.device,
+        precision: torch.dtype,
+        world: World | None = None,
+    ) -> None:
         self.model, self.settings, self.device, self.precision = model, settings, device, precision
+        self.world = world or SingleProcess()
         self.parameters = list(model.parameters())
         self.optimizer = build_optimizer(model, settings)
         self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
-        self.average = Average(model, settings.ema_decay) if settings.ema_decay > 0 else None
+        self.ema = ModelEma(model, settings.ema_decay) if settings.ema_decay > 0 else None
 
-    def set_learning_rate(self, factor: float) -> None:
-        """Sets every group's learning rate to its peak times ``factor``, for the updates that follow."""
+    def set_lr_scale(self, scale: float) -> None:
+        """Sets every group's learning rate to its peak times ``scale``, for the updates that follow."""
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(peak * factor)
+                group["lr"].fill_(peak * scale)
             else:
-                group["lr"] = peak * factor
+                group["lr"] = peak * scale
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
-        """One update.
+        """One update. W ranks compute what one computes that accumulates W parts.
 
         Args:
-            images: (B, C, H, W) float32.
+            images: (B, C, H, W) float32, the whole batch on every rank.
             targets: (B,) int64 labels, or (B, K) float32 probabilities of the classes.
 
         Returns:
             (2,) float32: the mean loss, and how many answers were right; of probabilities the largest is the label.
         """
+        batch_size, images, targets = len(images), self.world.shard(images), self.world.shard(targets)
         self.optimizer.zero_grad()
         total = torch.zeros(2, device=self.device)
         parts = self.settings.accumulate
         for part, goal in zip(images.tensor_split(parts), targets.tensor_split(parts), strict=True):
-            share = len(part) / len(images)
+            share = len(part) / batch_size
             with autocast(self.device, self.precision):
                 logits = self.model(part)
                 loss = F.cross_entropy(logits, goal, label_smoothing=self.settings.label_smoothing) * share
             labels = goal if goal.dim() == 1 else goal.argmax(1)
             total += torch.stack((loss.detach().float(), (logits.argmax(1) == labels).sum().float()))
             self.scaler.scale(loss).backward()
+        self.world.sum_([total, *(weight.grad for weight in self.parameters if weight.grad is not None)])
         self.scaler.unscale_(self.optimizer)
         if self.settings.clip_norm > 0:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.average is not None:
-            self.average.update()
+        if self.ema is not None:
+            self.ema.update()
         return total
 
     def state_dict(self) -> dict[str, Any]:
@@ -80,7 +92,7 @@ class TrainStep:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "average": self.average.state_dict() if self.average is not None else None,
+            "average": self.ema.state_dict() if self.ema is not None else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -90,5 +102,5 @@ class TrainStep:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
         self.scaler.load_state_dict(state["scaler"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["average"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,15 +18,17 @@ from convmixer.data import Dataset, load_dataset
 from convmixer.errors import InputError, Interrupted
 from convmixer.files import write_atomic
 from convmixer.inference.evaluate import RunEvaluation, evaluate_run, write_evaluation
-from convmixer.models import count_parameters
-from convmixer.runs import EpochRecord, RunDir, Summary
+from convmixer.models import count_multiply_adds, count_parameters
+from convmixer.runs import RunDir, Summary
 from convmixer.runs.checkpoint import DamagedCheckpointError, load_checkpoint
 from convmixer.runtime.allocator import prepared_cpu
 from convmixer.runtime.device import choose_device, dtype_name, has_bfloat16
 from convmixer.runtime.environment import describe_environment
 from convmixer.runtime.signals import Interruption
-from convmixer.training.display import TrainingDisplay
-from convmixer.training.loop import DivergedError, PrunedError, TrainingLoop
+from convmixer.training.build import new_model
+from convmixer.training.display import TensorBoard, TrainingDisplay
+from convmixer.training.loop import DivergedError, TrainingLoop
+from convmixer.training.observers import Observers, PrunedError, RunObserver, RunWriter, SignalWatch
 
 _FEW_STEPS = 10  # in an epoch: so few that a smaller batch is the better choice
 
@@ -37,29 +40,29 @@ def train(
     resume: bool = False,
     dataset: Dataset | None = None,
     console: Console | None = None,
-    light: bool = False,
+    artifacts: bool = True,
     test: bool = True,
-    report: Callable[[EpochRecord], None] = lambda record: None,
-    prunable: bool = False,
+    observer: RunObserver | None = None,
+    keep_pruned: bool = False,
 ) -> Summary:
     """Trains a model and leaves a run directory.
 
     Args:
         config: what to do.
         out: directory to write; see :mod:`convmixer.runs.run_dir` for what it will hold.
-        resume: continue the run in ``out`` where its newest checkpoint stands; the end is as if nothing had happened
-            (on a CPU, with the same number of threads, bit for bit). A new directory is started, a finished run is
-            left as it is and its summary returned.
-        dataset: the data that ``config.data`` names, where the caller has them; loaded otherwise.
+        resume: continue the run in ``out`` from its newest checkpoint; the end is as if nothing had happened (on a CPU,
+            with the same number of threads, bit for bit). A new directory is started, a finished run is left as it is
+            and its summary returned.
+        dataset: the data that ``config.data`` names, if already loaded.
         console: where progress is shown; nowhere by default.
-        light: leave out pictures and TensorBoard events, which take longer than a tiny run; all figures are written.
+        artifacts: draw figures and write TensorBoard events, which takes longer than a tiny run; all metrics are
+            written without them too.
         test: read the test set at the end; without it :func:`read_test_set` can do so later.
-        report: is called with every finished epoch, those before a resumption included, and may raise PrunedError.
-        prunable: a run that ``report`` ended before is left as it is; it is continued otherwise.
-            Without it a run that was ended in this way is continued.
+        observer: is told what happens, and may end the run.
+        keep_pruned: leave a run that an observer ended earlier as it is, instead of continuing it.
 
     Returns:
-        The summary; its status is "diverged" if the loss did not stay finite, "pruned" if ``report`` ended the run.
+        The summary; its status is "diverged" if the loss did not stay finite, "pruned" if the observer ended the run.
 
     Raises:
         InputError: impossible configuration for these data, or a directory that cannot be used.
@@ -69,32 +72,42 @@ def train(
     run = RunDir(out)
     with run.locked(), run.record_error(), prepared_cpu():
         ended = run.check_can_use(config, resume=resume)
-        if ended and (ended.status != "pruned" or prunable):
+        if ended and (ended.status != "pruned" or keep_pruned):
             return ended
         run.reopen()
         device = choose_device(config.train.device)
         dataset = dataset or load_dataset(config.data, protocol=config.protocol, console=console)
-        loop = TrainingLoop(config, dataset, run, device)
+        loop = TrainingLoop(config, dataset, new_model(config, dataset.info, device), device)
         if resume:
-            _restore(loop, console)
+            _restore(loop, run, console)
         run.write_json("config.json", config.to_dict())
         run.write_json("dataset.json", dataset.info.to_dict())
         run.write_environment(describe_environment(device))
-        console.print(loop.describe(), highlight=False)
+        console.print(_describe(loop, run), highlight=False)
         for hint in _hints(loop):
             console.print(hint, style="yellow", highlight=False)
         with Interruption.watched() as interruption:
+            watching = [RunWriter(run), *([TensorBoard(run.path / "tensorboard")] if artifacts else [])]
+            watching += [TrainingDisplay(console, config.train.epochs, len(loop.batches)), SignalWatch(interruption)]
+            loop.observer = Observers(*watching, *([observer] if observer else []))
             try:
-                with TrainingDisplay(console, config.train.epochs, len(loop.batches)) as display:
-                    loop.run_epochs(interruption.check, display, events=not light, report=report)
-                return _finish(loop, interruption.check, pictures=not light, test=test)
+                loop.run()
+                return _finish(loop, run, interruption.check, figures=artifacts, test=test)
             except Interrupted:
                 loop.save()
                 raise
             except DivergedError as error:
-                return _summarize(loop, "diverged", message=str(error))
+                return _summarize(loop, run, "diverged", message=str(error))
             except PrunedError as error:
-                return _summarize(loop, "pruned", message=str(error))
+                return _summarize(loop, run, "pruned", message=str(error))
+
+
+def _describe(loop: TrainingLoop, run: RunDir) -> str:
+    """One line: model, data, device, directory."""
+    info, parameters = loop.dataset.info, count_parameters(loop.model)
+    sizes = ", ".join(f"{count} {name}" for name, count in info.sizes.items())
+    where = f"{loop.device.type} {dtype_name(loop.precision)}, {loop.state.engine} engine"
+    return f"{loop.config.model} ({parameters:,} parameters) on {info.name} ({sizes}), {where}, into {run.path}"
 
 
 def _hints(loop: TrainingLoop) -> Iterator[str]:
@@ -103,7 +116,7 @@ def _hints(loop: TrainingLoop) -> Iterator[str]:
         steps = f"{len(loop.batches)} step{'s' if len(loop.batches) > 1 else ''}"
         yield f"An epoch has {steps} only: with a smaller --batch-size it will learn more."
     in_float32 = loop.config.train.precision == "auto" and loop.precision == torch.float32
-    if in_float32 and loop.engine == "fast" and has_bfloat16(loop.device):
+    if in_float32 and loop.state.engine == "fast" and has_bfloat16(loop.device):
         yield "This CPU has instructions for bfloat16: with --precision bfloat16 it trains faster."
 
 
@@ -112,7 +125,7 @@ def read_test_set(path: str | Path, *, dataset: Dataset | None = None) -> Summar
 
     Args:
         path: the run directory.
-        dataset: the run's data, where the caller has them; loaded otherwise.
+        dataset: the run's data, if already loaded.
 
     Raises:
         InputError: not a finished run, or data that are not the run's.
@@ -125,44 +138,50 @@ def read_test_set(path: str | Path, *, dataset: Dataset | None = None) -> Summar
         )
     if summary.test_accuracy is None:
         engine = cast(Engine, summary.engine)
-        test = _read_test(run, dataset, engine, lambda: None, pictures=False)
-        figures, tta = test.figures, test.accuracy_tta
-        summary = replace(summary, test_accuracy=figures.accuracy, test_loss=figures.loss, test_accuracy_tta=tta)
+        test = _read_test(run, dataset, engine, lambda: None, figures=False)
+        summary = replace(
+            summary,
+            test_accuracy=test.figures.accuracy,
+            test_loss=test.figures.loss,
+            test_accuracy_tta=test.accuracy_tta,
+        )
         run.write_json("summary.json", summary.to_dict())
     return summary
 
 
-def _restore(loop: TrainingLoop, console: Console) -> None:
+def _restore(loop: TrainingLoop, run: RunDir, console: Console) -> None:
     """Takes up the newest whole checkpoint, if there is one. Raises InputError if there are only damaged ones."""
-    path = loop.run.path
     try:
-        state, complaints = load_checkpoint(path)
+        state, complaints = load_checkpoint(run.path)
     except DamagedCheckpointError as error:
         raise InputError(f"{error}; nothing is left to continue from, start again with another --out.") from None
     for complaint in complaints:
         console.print(f"{complaint}; continuing from the one before.", style="yellow", highlight=False)
     if state is None:
-        console.print(f"{path}: no checkpoint yet, starting from the beginning.", highlight=False)
+        console.print(f"{run.path}: no checkpoint yet, starting from the beginning.", highlight=False)
         return
-    if warning := loop.restore(state):
+    try:
+        warning = loop.restore(state)
+    except InputError as error:
+        raise InputError(f"{run.path}: cannot be resumed. {error}") from None
+    if warning:
         console.print(warning, style="yellow", highlight=False)
-    loop.run.write_metrics(loop.records)
-    console.print(f"{path}: continuing in epoch {loop.epoch + 1}, after step {loop.step}.", highlight=False)
+    epoch, step = loop.state.epoch + 1, loop.state.step
+    console.print(f"{run.path}: continuing in epoch {epoch}, after step {step}.", highlight=False)
 
 
-def _finish(loop: TrainingLoop, check: Callable[[], None], *, pictures: bool, test: bool) -> Summary:
-    """Writes the selected weights, reads the test set, draws the pictures; the summary comes last."""
-    run = loop.run
-    weights = {name: tensor.contiguous() for name, tensor in loop.best.items()}
+def _finish(loop: TrainingLoop, run: RunDir, check: Callable[[], None], *, figures: bool, test: bool) -> Summary:
+    """Writes the selected weights, reads the test set, draws the figures; the summary comes last."""
+    weights = {name: tensor.contiguous() for name, tensor in loop.state.best.weights.items()}
     write_atomic(run.path / "model.safetensors", save(weights, metadata={"format": "pt"}))
-    evaluation = _read_test(run, loop.dataset, loop.engine, check, pictures=pictures) if test else None
-    if pictures:
-        _draw_learning_curve(loop)
-    return _summarize(loop, "finished", test=evaluation)
+    evaluation = _read_test(run, loop.dataset, loop.state.engine, check, figures=figures) if test else None
+    if figures:
+        _draw_learning_curve(loop, run)
+    return _summarize(loop, run, "finished", test=evaluation)
 
 
 def _read_test(
-    run: RunDir, dataset: Dataset | None, engine: Engine, check: Callable[[], None], *, pictures: bool
+    run: RunDir, dataset: Dataset | None, engine: Engine, check: Callable[[], None], *, figures: bool
 ) -> RunEvaluation:
     """Evaluates on the test set and keeps the evaluation."""
     settings = run.config().train
@@ -174,33 +193,36 @@ def _read_test(
         engine=engine,
         check=check,
     )
-    write_evaluation(evaluation, pictures=pictures)
+    write_evaluation(evaluation, pictures=figures)
     return evaluation
 
 
-def _draw_learning_curve(loop: TrainingLoop) -> None:
+def _draw_learning_curve(loop: TrainingLoop, run: RunDir) -> None:
     from convmixer.utils.visualization import EpochRow, learning_curve, save_figure
 
-    rows = [EpochRow(r.epoch, r.train_loss, r.train_accuracy, *r.held_out(), lr=r.lr) for r in loop.records]
-    curve = learning_curve(rows, loop.best_epoch, held_out="test" if loop.selection == "test" else "validation")
-    save_figure(curve, loop.run.path / "learning_curve.png")
+    rows = [
+        EpochRow(r.epoch, r.train_loss, r.train_accuracy, *r.selection_metrics(), lr=r.lr) for r in loop.state.records
+    ]
+    held_out = "test" if loop.selection == "test" else "validation"
+    save_figure(learning_curve(rows, loop.state.best.epoch, held_out=held_out), run.path / "learning_curve.png")
 
 
 def _summarize(
     loop: TrainingLoop,
+    run: RunDir,
     status: Literal["finished", "diverged", "pruned"],
     *,
     message: str = "",
     test: RunEvaluation | None = None,
 ) -> Summary:
     """Writes and returns ``summary.json``, the mark of a run that has ended."""
-    config, records = loop.config, loop.records
-    selected = records[loop.best_epoch - 1] if loop.best_epoch else None
+    config, info, records, best_epoch = loop.config, loop.dataset.info, loop.state.records, loop.state.best.epoch
+    selected = records[best_epoch - 1] if best_epoch else None
     summary = Summary(
         status=status,
         message=message,
         model=config.model,
-        dataset=loop.dataset.info.name,
+        dataset=info.name,
         recipe=config.recipe,
         protocol=config.protocol,
         seed=config.seed,
@@ -208,7 +230,7 @@ def _summarize(
         parameters=count_parameters(loop.model),
         selected_epoch=selected.epoch if selected else None,
         train_accuracy=selected.train_accuracy if selected else None,
-        val_accuracy=selected.held_out()[1] if selected and loop.selection == "val" else None,
+        val_accuracy=selected.selection_metrics()[1] if selected and loop.selection == "val" else None,
         raw_val_accuracy=selected.val_accuracy if selected and selected.ema_val_accuracy is not None else None,
         test_accuracy=test.figures.accuracy if test else None,
         test_loss=test.figures.loss if test else None,
@@ -217,7 +239,11 @@ def _summarize(
         images_per_second=statistics.median(record.images_per_second for record in records) if records else None,
         device=loop.device.type,
         precision=dtype_name(loop.precision),
-        engine=loop.engine,
+        engine=loop.state.engine,
+        multiply_adds=_multiply_adds(config.architecture, info.image_size, len(info.classes), info.channels),
     )
-    loop.run.write_json("summary.json", summary.to_dict())
+    run.write_json("summary.json", summary.to_dict())
     return summary
+
+
+_multiply_adds = functools.cache(count_multiply_adds)  # counting builds a model, and a search has many of one kind
