@@ -38,7 +38,7 @@ PROGRAM = (sys.executable, "-m", "convmixer")
 STOP_SECONDS = 25.0  # before the end: time to write checkpoints
 SMALL_BYTES = 1_000_000  # of all in --out but raw/
 
-DOCUMENT = ("recipes", "document")
+DOCUMENT = ("recipes", "published")
 OTHERS = ("hidden_dim", "bottleneck", "kernel_size", "patch_size", "depth_vs_width", "regularisation")
 FEW = ("plain", "plain+fp16", "channels_last+bf16", "compile+bf16", "fast+bf16", "fast+graph+bf16", "auto+bf16")
 

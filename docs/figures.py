@@ -5,16 +5,16 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from convmixer.models import describe_models
-from convmixer.report.facts import facts
-from convmixer.report.markdown import markdown_table
+from convmixer.report.insight import facts, of_row
 from convmixer.report.records import ComparisonRow, StudyRecord
+from convmixer.report.render import markdown_table
 from convmixer.report.tables import summary
 from convmixer.utils.architecture import architecture
 from convmixer.utils.metrics import mean_interval, paired_difference
@@ -187,78 +187,27 @@ def recipe_search(small: bool) -> str:
     return "\n".join(lines)
 
 
-def effects(file: str, seeds: range, words: Mapping[str, tuple[str, object]]) -> str:
+def effects(name: str) -> str:
     """What each change of a designed experiment did: the mean of the runs with it minus that of those without it.
 
-    Args:
-        file: records of ``results/cpu/recipe-search``.
-        seeds: those of the design's runs.
-        words: for each change what to call it, and the field with the value that it has in the runs with it.
+    ``results/cpu/recipe-search/designs.json`` says which runs belong to the design, and for each change which field has
+    which value in the runs with it.
     """
-    runs = [r for r in _records("cpu", "recipe-search", file) if r["seed"] in seeds]
+    design = json.loads((ROOT / "results" / "cpu" / "recipe-search" / "designs.json").read_text(encoding="utf-8"))[name]
+    runs = [r for r in _records("cpu", "recipe-search", design["records"]) if r["seed"] in design["seeds"]]
     rows: list[tuple[str, float, float]] = []
-    for told, (field, value) in words.items():
-        having = [{**r["changes"], **r["others"]}.get(field) == value for r in runs]
+    for entry in design["changes"]:
+        having = [{**r["changes"], **r["others"]}.get(entry["field"]) == entry["value"] for r in runs]
         shifts = []
-        for name in ("val_accuracy", "train_accuracy"):
+        for metric in ("val_accuracy", "train_accuracy"):
             sides = [
-                [100 * r[name] for r, has in zip(runs, having, strict=True) if has is side] for side in (True, False)
+                [100 * r[metric] for r, has in zip(runs, having, strict=True) if has is side] for side in (True, False)
             ]
             shifts.append(fmean(sides[0]) - fmean(sides[1]))
-        rows.append((told, shifts[0], shifts[1]))
+        rows.append((entry["change"], shifts[0], shifts[1]))
     heads = f"change ({len(runs)} runs, half of them with it)", "validation, points", "on training images"
     lines = [f"| {' | '.join(heads)} |", "| --- " * 3 + "|"]
     return "\n".join(lines + [f"| {t} | {v:+.2f} | {o:+.2f} |" for t, v, o in sorted(rows, key=lambda row: -row[1])])
-
-
-_PLACKETT_BURMAN = {
-    "branches begin with weight 0.3 instead of 1": ("branch_gamma", 0.3),
-    "momentum of Muon 0.9 instead of 0.95": ("momentum", 0.9),
-    "shifts of 3 pixels instead of 4": ("crop_padding", 3),
-    "no clipping": ("clip_norm", 0.0),
-    "AdamW's rate 0.015 instead of 0.01": ("lr", 0.015),
-    "AdamW's second moment over 100 steps instead of 1,000": ("adamw_beta2", 0.99),
-    "orthogonal initial weights": ("orthogonal_init", True),
-    "weight decay 0.1 instead of 0.05": ("weight_decay", 0.1),
-    "Muon's rate 0.03 instead of 0.02": ("matrix_lr", 0.03),
-    "label smoothing 0.2 instead of 0.1": ("label_smoothing", 0.2),
-    "warm-up of 2 epochs instead of 1": ("warmup_epochs", 2.0),
-}
-_FACTORIAL = {
-    "warm-up of 0.5 epochs instead of 1": ("warmup_epochs", 0.5),
-    "momentum 0.85 instead of 0.9": ("momentum", 0.85),
-    "shifts of 2 pixels instead of 3": ("crop_padding", 2),
-    "Muon's rate 0.014 instead of 0.02": ("matrix_lr", 0.014),
-    "label smoothing 0.05 instead of 0.1": ("label_smoothing", 0.05),
-    "branches begin with weight 0.1 instead of 0.3": ("branch_gamma", 0.1),
-    "weight decay 0.025 instead of 0.05": ("weight_decay", 0.025),
-}
-_LARGER_BATCHES = {
-    "alternating flips instead of random ones": ("flip_mode", "alternating"),
-    "shifts of 3 pixels instead of 4": ("crop_padding", 3),
-    "momentum 0.85 instead of 0.9": ("momentum", 0.85),
-    "label smoothing 0.05 instead of 0.1": ("label_smoothing", 0.05),
-    "half of AdamW's rate for depthwise kernels": ("depthwise_rate", 0.5),
-    "three iterations in Muon instead of five": ("muon_iterations", 3),
-    "batches of 128 instead of 64, with rates 1.4 times as large": ("batch_size", 128),
-    "half a cosine instead of a straight line": ("schedule", "cosine"),
-    "cutout of 8 pixels": ("cutout", 8),
-    "three times AdamW's rate for norms and biases": ("norm_and_bias_rate", 3),
-    "images that grow from 16 pixels": ("image_size_start", 16),
-}
-_RATES = {
-    "alternating flips instead of random ones": ("flip_mode", "alternating"),
-    "weight decay 0.08 instead of 0.05": ("weight_decay", 0.08),
-    "branches begin with weight 0.5 instead of 0.3": ("branch_gamma", 0.5),
-    "Muon's rate 0.04 instead of 0.028": ("matrix_lr", 0.04),
-    "warm-up of 1 epoch instead of 0.5": ("warmup_epochs", 1.0),
-    "shifts of 3 pixels instead of 4": ("crop_padding", 3),
-    "three iterations in Muon instead of five": ("muon_iterations", 3),
-    "momentum 0.85 instead of 0.9": ("momentum", 0.85),
-    "AdamW's rate 0.007 instead of 0.014": ("lr", 0.007),
-    "AdamW's second moment over 100 steps instead of 1,000": ("adamw_beta2", 0.99),
-    "0.4 times AdamW's rate for norms and biases": ("norm_and_bias_rate", 0.4),
-}
 
 
 def _recipe_text(changes: dict[str, Any]) -> str:
@@ -309,7 +258,7 @@ def _speed(record: dict[str, Any]) -> str:
 
 
 def results() -> str:
-    """The committed studies, GPU first: a table for each of what the original document has, and where the rest is."""
+    """The committed studies, GPU first: a table for each of what the first study published, and where the rest is."""
     files = [file for kind in ("gpu", "cpu") for file in sorted((ROOT / "results" / kind).glob("study*/records.json"))]
     parts = []
     for file in files:
@@ -317,17 +266,19 @@ def results() -> str:
         told = {name: value for name, value in facts(record).items() if name in ("Data", "Machine", "Commit")}
         where = file.parent.relative_to(ROOT).as_posix()
         parts.append(f"{'; '.join(told.values())}; everything else in [{where}]({where}/report.md).")
-        parts.append(markdown_table(summary(document_rows(record), "")))
+        parts.append(markdown_table(summary(published_rows(record), "")))
     return "\n\n".join(parts) or "No study has been committed yet."
 
 
-def document_rows(record: StudyRecord) -> list[ComparisonRow]:
-    """The rows of the experiments that the document has, each once, and the winner of the grid search."""
-    rows: dict[tuple[str, ...], ComparisonRow] = {}
+def published_rows(record: StudyRecord) -> list[tuple[ComparisonRow, str]]:
+    """The rows of the experiments that the first study published, each once, and the winners of searches; insights."""
+    rows: dict[tuple[str, ...], tuple[ComparisonRow, str]] = {}
     for experiment in record.experiments:
-        if any(row.document and not row.is_base for row in experiment.rows):
-            rows |= {row.runs: row for row in experiment.rows if row.runs not in rows}
-    return [*rows.values(), *([record.grid.winner] if record.grid and record.grid.winner else [])]
+        if experiment.name in ("published", "hidden_dim", "classifier", "bottleneck"):
+            base = next((row for row in experiment.rows if row.is_base), None)
+            rows |= {row.runs: (row, of_row(row, base)) for row in experiment.rows if row.runs not in rows}
+    winners = [search.winner for search in record.searches if search.winner]
+    return [*rows.values(), *((winner, of_row(winner, None)) for winner in winners)]
 
 
 def tree() -> str:
@@ -377,10 +328,10 @@ MADE: dict[Path, dict[str, Callable[[], str]]] = {
     },
     ROOT / "docs" / "engine.md": {"facts": engine_facts},
     ROOT / "docs" / "LOG.md": {
-        "effects-1": partial(effects, "second-split.json", range(10, 22), _PLACKETT_BURMAN),
-        "effects-2": partial(effects, "second-split.json", range(30, 38), _FACTORIAL),
-        "effects-3": partial(effects, "third-split.json", range(50, 62), _LARGER_BATCHES),
-        "effects-4": partial(effects, "third-split.json", range(70, 82), _RATES),
+        "effects-1": partial(effects, "effects-1"),
+        "effects-2": partial(effects, "effects-2"),
+        "effects-3": partial(effects, "effects-3"),
+        "effects-4": partial(effects, "effects-4"),
     },
 }
 """Documents with the parts that are made, each between two comments."""

@@ -318,10 +318,11 @@ def test_experiment(convmixer: Run) -> None:
     assert status == 0, err
     assert "ConvMixerRH" in out
     assert "3/3" in err
-    assert "±" not in out  # one seed has no deviation
+    assert "±" not in out  # one seed has no interval
     status, out, err = convmixer(*line, "--json")
     assert "3 of 3 runs are there already" in err
-    assert [row["label"] for row in json.loads(out)] == ["base 32/2", "ConvMixerRH", "ConvMixerLC"]
+    (shown,) = json.loads(out)["experiments"]
+    assert [row["label"] for row in shown["rows"]] == ["base 32/2", "ConvMixerRH", "ConvMixerLC"]
     record = json.loads(Path("results/smoke-digits/experiments/classifier.json").read_text())
     assert (Path("results/smoke-digits/report/report.html")).is_file()
     assert record["command"][:3] == ["convmixer", "experiment", "classifier"]
@@ -358,7 +359,7 @@ def test_experiment(convmixer: Run) -> None:
         ("bench --settings fats", "did you mean 'fast'"),
         ("bench --rounds 0", "at least 1"),
         ("experiment hiden_dim", "did you mean 'hidden_dim'"),
-        ("experiment", "choose from document"),
+        ("experiment", "choose from published"),
         ("experiment all --seeds 0", "--seeds: 0"),
         ("experiment all --profile smok", "smok"),
         ("experiment classifier --profile smoke --dataset folder:nowhere", "nowhere"),

@@ -11,8 +11,10 @@ from convmixer.config import DataConfig
 from convmixer.errors import InputError
 from convmixer.experiments import EXPERIMENTS, PROFILES, Experiment, Row, experiments_named
 from convmixer.experiments.definition import PlannedRow, plan
+from convmixer.experiments.grid_search import published_result
 from convmixer.experiments.matching import training_cost
 from convmixer.models import build_model, count_multiply_adds, count_parameters
+from convmixer.search.space import SearchConfig
 from tests.helpers.cli import Run
 from tests.helpers.experiments import RATES, TINY, WIDTHS
 
@@ -52,8 +54,8 @@ def test_the_documents_network_at_full_scale() -> None:
     base = plan(TABLES["hidden_dim"], PROFILES["full"], 1, DIGITS)[0]
     assert parameters(base) == 594_186
     assert base.runs[0].train.epochs == 25
-    assert base.document is not None
-    assert base.document.test_accuracy == 0.9224
+    assert base.published is not None
+    assert base.published.test_accuracy == 0.9224
 
 
 def test_a_profile_keeps_proportions() -> None:
@@ -105,8 +107,19 @@ def test_names() -> None:
     assert [experiment.name for experiment in experiments_named(["classifier"] * 2)] == ["classifier"]
     with pytest.raises(InputError, match="did you mean 'bottleneck'"):
         experiments_named(["botleneck"])
-    with pytest.raises(InputError, match="choose from document"):
+    with pytest.raises(InputError, match="choose from published"):
         experiments_named([])
+
+
+def test_the_published_grid_has_27_results_and_nothing_else() -> None:
+    points = SearchConfig(search_space="bs,wd,lr").points()  # in whatever order
+    results = [published_result(values) for values in points]
+    assert len(results) == 27
+    assert None not in results
+    best, values = max(zip([r.test_accuracy for r in results], map(str, points), strict=True))
+    assert (best, values) == (0.9274, "{'batch_size': 256, 'weight_decay': 0.0001, 'lr': 0.01}")
+    assert published_result({"lr": 0.01, "weight_decay": 0.0001}) is None
+    assert published_result({"lr": 0.02, "weight_decay": 0.0001, "batch_size": 64}) is None
 
 
 def test_a_field_that_does_not_exist() -> None:

@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 
 from convmixer.errors import InputError
-from convmixer.experiments import Document, Search
-from convmixer.experiments.results import results_table
+from convmixer.experiments import PublishedResult, Search
 from convmixer.runs import RunDir
-from tests.helpers.experiments import RATES, TINY, tiny_suite
+from tests.helpers.experiments import RATES, TINY, measured, tiny_suite
 from tests.helpers.runs import figures, starts
 
 SEEDS = 4
@@ -136,8 +135,7 @@ def test_rounds_and_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     )
     assert [row["changes"] for row in record["rows"]] == [{}, {"dim": 16}, {"dropout": 0.2}]
     assert not (tmp_path / "runs").exists()  # a listed run may not exist yet
-    assert {result.seeds for result in suite.results()} == {0}
-    results_table(suite.results(), "nothing yet")
+    assert {row.seeds for row in measured(tmp_path).values()} == {()}
 
     seeds = []
     module = sys.modules["convmixer.search.pool"]
@@ -155,9 +153,8 @@ def test_rounds_and_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             summary = RunDir.existing(tmp_path / run["path"]).summary()
             assert summary is not None
             assert summary.seed == run["seed"]
-    results = {(result.experiment, result.label): result for result in suite.results()}
-    base, same = results["rates", "lr 0.01"], results["widths", "lr 0.01"]
-    assert (base.seeds, base.test_accuracy) == (2, same.test_accuracy)
+    base, same = (measured(tmp_path)[name, "lr 0.01"] for name in ("rates", "widths"))
+    assert (base.seeds, base.test_accuracy) == ((0, 1), same.test_accuracy)
 
     assert tiny_suite(tmp_path, seeds=3).run() == []  # a third seed needs the third round alone
     assert seeds[10:] == [2] * 5
@@ -177,9 +174,9 @@ def test_a_crash_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.Mo
         patch.setattr(module, "train", failing)
         (crash,) = suite.run()
     assert "MemoryError: no more" in str(crash)
-    assert [result.seeds for result in suite.results()] == [1, 1, 1, 1, 0, 1]
+    assert [len(row.seeds) for row in measured(tmp_path).values()] == [1, 1, 1, 1, 0, 1]
     assert suite.run() == []
-    assert [result.seeds for result in suite.results()] == [1] * 6
+    assert [len(row.seeds) for row in measured(tmp_path).values()] == [1] * 6
 
 
 def test_a_search_is_part_of_a_study(tmp_path: Path) -> None:
@@ -187,7 +184,7 @@ def test_a_search_is_part_of_a_study(tmp_path: Path) -> None:
     best = Search(
         name="search",
         question="Which learning rate?",
-        document=Document(test_accuracy=0.9274, train_accuracy=0.9402, epoch_seconds=24.19),
+        published=PublishedResult(test_accuracy=0.9274, train_accuracy=0.9402, epoch_seconds=24.19),
     )
     profile = replace(TINY, grid=("lr=0.003,0.01", "batch_size=200"))
     suite = tiny_suite(tmp_path, 1, profile, (best,))
@@ -196,13 +193,12 @@ def test_a_search_is_part_of_a_study(tmp_path: Path) -> None:
     trials = {trial["values"]["lr"]: trial for trial in found["trials"]}
     summaries = {lr: RunDir(tmp_path / trial["path"]).summary() for lr, trial in trials.items()}
     chosen = max(trials, key=lambda lr: trials[lr]["val_accuracy"])
-    (result,) = suite.results()
-    assert result.label == f"best: lr {chosen}, batch_size 200"
+    assert found["winner"]["values"] == {"lr": chosen, "batch_size": 200}
     assert {lr for lr, summary in summaries.items() if summary and summary.test_accuracy is not None} == {chosen}
 
     everything = tiny_suite(tmp_path, 1, profile, (RATES, best))  # whose rows lr 0.003 and 0.01 are these trials
     assert everything.run() == []
-    assert [row.test_accuracy is None for row in everything.results()] == [False] * 4
+    assert [row.test_accuracy is None for row in measured(tmp_path).values()] == [False] * 3
     assert len(list((tmp_path / "runs").iterdir())) == 3
     assert {starts(tmp_path / trial["path"]) for trial in trials.values()} == {1}
 
@@ -211,7 +207,7 @@ def test_diverged_runs_are_counted_apart(tmp_path: Path) -> None:
     fields = {**TINY.fields, "clip_norm": 0.0, "epochs": 2, "warmup_epochs": 0.0, "weight_decay": 1e30}
     suite = tiny_suite(tmp_path, 1, replace(TINY, fields=fields))
     assert suite.run() == []
-    assert {(result.seeds, result.diverged) for result in suite.results()} == {(0, 1)}
+    assert {(row.seeds, row.diverged) for row in measured(tmp_path).values()} == {((), 1)}
 
 
 def test_another_study_in_the_same_place_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,9 @@ from pathlib import Path
 from convmixer.config import DataConfig
 from convmixer.experiments import Experiment, Profile, Row, Search
 from convmixer.experiments.suite import Study, Suite
+from convmixer.report.collect import collect
+from convmixer.report.compare import summarize
+from convmixer.report.records import ComparisonRow
 
 TINY = Profile(
     "tiny",
@@ -50,3 +53,9 @@ def tiny_suite(
     data = DataConfig(dataset="digits")
     study = Study(out=out, profile_name="tiny", profile=profile, seeds=seeds, data=data, common=common)
     return Suite(study, experiments)
+
+
+def measured(out: Path) -> dict[tuple[str, str], ComparisonRow]:
+    """Every row of the experiments in ``out``, by experiment and label, as a report of it has them."""
+    record = summarize(collect(out), "")
+    return {(e.name, row.label): row for e in record.experiments if e.designed for row in e.rows}

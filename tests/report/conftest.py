@@ -12,25 +12,25 @@ from convmixer.data import load_dataset
 from convmixer.report.collect import Study, collect
 from convmixer.report.compare import summarize
 from convmixer.report.records import StudyRecord
-from tests.helpers.studies import DOCUMENT, experiment, grid_search, trained, trial, write
+from tests.helpers.studies import PUBLISHED, experiment, grid_search, trained, trial, write
 
 
 @pytest.fixture(scope="session")
 def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows base and wide of two seeds; one of a missing, a damaged and an interrupted run; a search of three trials."""
+    """Rows base and wide of two seeds; a missing, an unreadable and an interrupted run; three search trials."""
     root = tmp_path_factory.mktemp("studies") / "tiny <study>"
     data = load_dataset(DataConfig(dataset="digits"))
     base = [trained(root, f"base-{seed}", data, seed=seed) for seed in range(2)]
     wide = [trained(root, f"wide-{seed}", data, seed=seed, dim=24) for seed in range(2)]
-    for name in ("damaged", "interrupted"):
+    for name in ("unreadable", "interrupted"):
         shutil.copytree(root / "runs" / "base-0", root / "runs" / name)
         (root / "runs" / name / "summary.json").unlink()
-    (root / "runs" / "damaged" / "config.json").write_text('{"seed": ')
-    broken = [{"seed": i, "path": f"runs/{name}"} for i, name in enumerate(("missing", "damaged", "interrupted"))]
+    (root / "runs" / "unreadable" / "config.json").write_text('{"seed": ')
+    broken = [{"seed": i, "path": f"runs/{name}"} for i, name in enumerate(("missing", "unreadable", "interrupted"))]
     rows = [
-        {"label": "base", "changes": {}, "document": DOCUMENT, "runs": base},
-        {"label": "wide & <bold>", "changes": {"dim": 24}, "document": None, "runs": wide},
-        {"label": "broken", "changes": {"dim": 99}, "document": DOCUMENT, "runs": broken},
+        {"label": "base", "changes": {}, "published": PUBLISHED, "runs": base},
+        {"label": "wide & <bold>", "changes": {"dim": 24}, "published": None, "runs": wide},
+        {"label": "broken", "changes": {"dim": 99}, "published": PUBLISHED, "runs": broken},
     ]
     write(root / "experiments" / "width.json", experiment("width", rows))
     slow = trained(root, "trial-0", data, lr=0.002)

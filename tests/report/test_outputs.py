@@ -17,8 +17,10 @@ import pytest
 from PIL import Image
 
 from convmixer.report import tables, write_report
-from convmixer.report.markdown import escaped
+from convmixer.report.insight import of_row
 from convmixer.report.records import StudyRecord
+from convmixer.report.render import escaped
+from convmixer.utils.formatting import mean_accuracy, percent
 from convmixer.utils.metrics import MeanInterval
 from tests.helpers.cli import Run
 
@@ -67,27 +69,26 @@ def html(written: Path) -> str:
 
 def test_everything_is_written(written: Path) -> None:
     names = {path.name for path in written.iterdir()}
-    assert names == {"report.html", "report.md", "records.json", "runs.csv", "pictures"}
-    for path in (written / "pictures").iterdir():
+    assert names == {"report.html", "report.md", "records.json", "runs.csv", "figures"}
+    for path in (written / "figures").iterdir():
         with Image.open(path) as image:
             image.verify()
 
 
 def test_the_page_has_the_figures_of_the_records(html: str, record: StudyRecord) -> None:
     summary = Tables(html).tables[0]
-    assert summary[0] == ["Model", "Test Accuracy", "Train Accuracy", "Epoch Time", "Key Insight"]
+    assert summary[0] == ["Model", "Test accuracy", "Train accuracy", "Epoch time", "Key insight"]
     for cells, row in zip(summary[1:], record.experiments[0].rows, strict=True):
         assert cells[0].split("|")[0] == row.label
-        assert cells[4] == row.insight
+        assert cells[4] == of_row(row, record.experiments[0].rows[0])
         for cell, interval in ((cells[1], row.test_accuracy), (cells[2], row.train_accuracy)):
             numbers = [float(n) for n in re.findall(r"[\d.]+", cell.split("|")[0])]
-            want = [] if interval is None else [100 * interval.mean, 100 * (interval.half_width or 0.0)]
-            assert numbers == pytest.approx(want, abs=0.00501)
-    assert summary[1][1].split("|")[1] == "document 92.24\N{NO-BREAK SPACE}%"
+            assert numbers[:1] == pytest.approx([] if interval is None else [100 * interval.mean], abs=0.00501)
+            assert cell == mean_accuracy(interval)
     runs = Tables(html).tables[-1]
-    assert [cells[0] for cells in runs[1:]] == [run.path for run in record.runs]
+    assert [cells[0] for cells in runs[1:]] == [run.name for run in record.runs]
     shown = [cells[runs[0].index("Test")] for cells in runs[1:]]
-    assert shown == [tables.percent(run.test_accuracy) for run in record.runs]
+    assert [text.split(" ")[0] for text in shown] == [percent(run.test_accuracy) for run in record.runs]
 
 
 def test_every_figure_leads_to_its_runs(html: str, record: StudyRecord) -> None:
@@ -95,7 +96,7 @@ def test_every_figure_leads_to_its_runs(html: str, record: StudyRecord) -> None:
     identifiers = {value for _, name, value in attributes if name == "id"}
     targets = {value[1:] for tag, name, value in attributes if (tag, name) == ("a", "href")}
     assert targets <= identifiers
-    assert {tables.anchor(run.path) for run in record.runs if run.used_by} <= targets
+    assert {tables.anchor(run.path) for run in record.runs if run.purposes} <= targets
 
 
 def test_identifiers_are_unique(html: str) -> None:
@@ -134,7 +135,7 @@ def test_records_come_back_from_json(written: Path) -> None:
     back = StudyRecord.from_dict(values)
     assert json.loads(json.dumps(back.to_dict())) == values
     assert isinstance(back.experiments[0].rows[0].test_accuracy, MeanInterval)
-    assert isinstance(back.runs[0].used_by, tuple)
+    assert isinstance(back.runs[0].purposes, tuple)
 
 
 def test_csv_is_the_runs(written: Path, record: StudyRecord) -> None:
@@ -142,7 +143,7 @@ def test_csv_is_the_runs(written: Path, record: StudyRecord) -> None:
     assert [row["path"] for row in rows] == [run.path for run in record.runs]
     for row, run in zip(rows, record.runs, strict=True):
         assert row["test_accuracy"] == ("" if run.test_accuracy is None else str(run.test_accuracy))
-        assert row["used_by"] == "; ".join(run.used_by)
+        assert row["purposes"] == "; ".join(run.purposes)
 
 
 def markdown_rows(text: str) -> list[list[list[str]]]:
@@ -154,25 +155,25 @@ def markdown_rows(text: str) -> list[list[list[str]]]:
 def test_markdown_says_what_json_says(written: Path) -> None:
     values = json.loads((written / "records.json").read_text())
     found = markdown_rows((written / "report.md").read_text(encoding="utf-8"))
-    experiment = values["experiments"][0]
-    for cells, row in zip(found[0][2:], experiment["rows"], strict=True):
-        interval = MeanInterval(**row["test_accuracy"]) if row["test_accuracy"] else None
-        assert cells[0].startswith(escaped(row["label"]))
-        assert cells[1].startswith(escaped(tables.spread(interval)))
-        assert cells[4] == escaped(row["insight"])
+    experiment, back = values["experiments"][0], StudyRecord.from_dict(values).experiments[0]
+    base = back.rows[0]
+    for cells, row, raw in zip(found[0][2:], back.rows, experiment["rows"], strict=True):
+        interval = MeanInterval(**raw["test_accuracy"]) if raw["test_accuracy"] else None
+        assert cells[0].startswith(escaped(raw["label"]))
+        assert cells[1] == escaped(mean_accuracy(interval))
+        assert cells[4] == escaped(of_row(row, base))
     trials = next(block for block in found if block[0][0] == "Trial")
-    assert [row[3] for row in trials[2:]] == [
-        escaped(tables.percent(t["val_accuracy"])) for t in values["grid"]["trials"]
-    ]
+    ranked = sorted(values["searches"][0]["trials"], key=lambda t: -(t["val_accuracy"] or 0))
+    assert [row[1] for row in trials[2:]] == [escaped(percent(t["val_accuracy"])) for t in ranked]
     runs = found[-1]
-    assert [row[0].strip("`") for row in runs[2:]] == [run["path"] for run in values["runs"]]
+    assert [row[0] for row in runs[2:]] == [escaped(run["name"]) for run in values["runs"]]
     assert all(len(row) == len(block[0]) for block in found for row in block)
 
 
 def test_pictures_of_the_markdown_are_there(written: Path) -> None:
     text = (written / "report.md").read_text(encoding="utf-8")
     pictures = re.findall(r"!\[(.+?)\]\(([^)]+)\)", text)
-    assert {Path(path).name for _, path in pictures} == {path.name for path in (written / "pictures").iterdir()}
+    assert {Path(path).name for _, path in pictures} == {path.name for path in (written / "figures").iterdir()}
     assert all((written / path).is_file() and len(alt) > 20 for alt, path in pictures)
 
 
@@ -194,7 +195,7 @@ def loose(study_folder: Path, tmp_path: Path) -> Path:
 def test_the_command_prints_the_table(convmixer: Run, loose: Path) -> None:
     status, out, err = convmixer("report", loose)
     assert status == 0
-    assert "Test Accuracy" in out
+    assert "Test accuracy" in out
     assert "report.html" in err
     assert (loose / "report" / "report.md").is_file()
 
@@ -204,7 +205,7 @@ def test_a_single_file(convmixer: Run, loose: Path, tmp_path: Path, suffix: str)
     status, _, _ = convmixer("report", loose, "--out", tmp_path / "out" / f"mine{suffix}")
     assert status == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {f"mine{suffix}"} | ({"pictures"} if suffix == ".md" else set())
+    assert names == {f"mine{suffix}"} | ({"figures"} if suffix == ".md" else set())
 
 
 def test_json_and_csv_for_machines(convmixer: Run, loose: Path, tmp_path: Path) -> None:

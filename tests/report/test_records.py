@@ -13,14 +13,13 @@ import scipy.stats
 
 from convmixer.errors import InputError
 from convmixer.report import tables
-from convmixer.report.collect import collect
-from convmixer.report.compare import LOOSE, summarize
-from convmixer.report.grid import grouped
-from convmixer.report.plans import shown_command
+from convmixer.report.collect import collect, shown_command
+from convmixer.report.compare import grouped, summarize
+from convmixer.report.insight import of_row, of_search
 from convmixer.report.records import ComparisonRow, StudyRecord
 from convmixer.runs import RunDir
 from convmixer.utils.metrics import main_effects
-from tests.helpers.studies import DOCUMENT, experiment, write
+from tests.helpers.studies import experiment, write
 
 
 def summary(folder: Path, path: str) -> dict[str, Any]:
@@ -49,7 +48,7 @@ def test_runs_have_the_figures_of_their_files(study_folder: Path, record: StudyR
         evaluation = json.loads((study_folder / run.path / "evaluation_test.json").read_text())
         assert run.calibration_error == evaluation["expected_calibration_error"]
         assert run.repeat == f"convmixer train --config runs/{name}/config.json"
-    assert record.run("runs/base-0").used_by == ("width: base", "grid_search: trial 1", "grid_search: winner")
+    assert record.run("runs/base-0").purposes == ("width: base", "grid_search: trial 1", "grid_search: winner")
 
 
 def test_multiply_adds_by_hand(record: StudyRecord) -> None:
@@ -60,13 +59,13 @@ def test_multiply_adds_by_hand(record: StudyRecord) -> None:
 
 
 def test_what_is_not_finished_is_said_and_not_counted(record: StudyRecord) -> None:
-    states = {name: record.run(f"runs/{name}") for name in ("missing", "damaged", "interrupted")}
-    assert [run.status for run in states.values()] == ["missing", "damaged", "interrupted"]
-    assert "config.json" in states["damaged"].message
-    assert [problem for problem in record.problems if "damaged" in problem]
+    states = {name: record.run(f"runs/{name}") for name in ("missing", "unreadable", "interrupted")}
+    assert [run.status for run in states.values()] == ["missing", "unreadable", "interrupted"]
+    assert "config.json" in states["unreadable"].message
+    assert [problem for problem in record.problems if "unreadable" in problem]
     broken = row(record, "broken")
     assert (broken.unfinished, broken.seeds, broken.test_accuracy, broken.difference) == (3, (), None, None)
-    assert broken.insight == "Not measured yet."
+    assert of_row(broken, None) == "Not measured yet."
 
 
 def test_rows_are_means_over_seeds(study_folder: Path, record: StudyRecord) -> None:
@@ -86,25 +85,22 @@ def test_rows_are_means_over_seeds(study_folder: Path, record: StudyRecord) -> N
     assert got.difference.mean == pytest.approx(statistics.fmean(tests) - row(record, "base").test_accuracy.mean)
 
 
-def test_the_documents_figures_are_compared_on_its_images_only(record: StudyRecord) -> None:
-    base = row(record, "base")
-    assert base.document is not None
-    assert vars(base.document) == DOCUMENT
-    assert base.document_difference is None  # these are digits
+def test_published_results_stand_beside_their_own_images_only(record: StudyRecord) -> None:
+    assert row(record, "base").published is None  # these are digits
+    assert row(record, "wide & <bold>").difference.published is None
 
 
 def test_grid_search(record: StudyRecord) -> None:
-    grid = record.grid
-    assert grid is not None
+    (grid,) = record.searches
     assert [trial.state for trial in grid.trials] == ["finished", "finished", "running"]
-    assert [trial.document for trial in grid.trials] == [None, 0.9274, None]
+    assert not grid.at_published_scale
     (effect,) = grid.effects
     assert effect.name == "lr"
     assert effect.share == pytest.approx(1.0)
     assert grid.winner is not None
     assert grid.winner.seeds == (0, 1)
-    assert "2 of 3 trials are finished." in grid.insight
-    assert "trial 1 (lr 0.02)" in grid.insight
+    assert "2 of 3 trials finished." in of_search(grid)
+    assert "trial 1 (lr 0.02)" in of_search(grid)
 
 
 def test_values_from_a_range_are_taken_in_quarters() -> None:
@@ -129,25 +125,28 @@ def loose(study_folder: Path, tmp_path: Path) -> Path:
 
 def test_a_folder_of_runs_is_grouped_by_what_differs(loose: Path) -> None:
     (only,) = summarize(collect(loose), "").experiments
-    assert only.name == LOOSE
+    assert (only.name, only.title, only.designed) == ("runs digits", "Runs on digits", False)
     assert only.base is None
-    assert {row.label: row.seeds for row in only.rows} == {"convmixer, dim 8": (0, 1), "convmixer, dim 24": (0,)}
+    assert {row.label: row.seeds for row in only.rows} == {"dim 8": (0, 1), "dim 24": (0,)}
 
 
 def test_a_single_run(loose: Path) -> None:
     record = summarize(collect(loose / "base-0"), "")
     assert [run.path for run in record.runs] == ["."]
-    assert record.experiments[0].rows[0].insight == "One seed says nothing of the spread between seeds."
+    assert record.runs[0].name == "base-0"
+    assert of_row(record.experiments[0].rows[0], None) == "One seed: the spread between seeds is unknown."
 
 
 def test_further_accuracies_are_taken_up(loose: Path) -> None:
     path = loose / "base-0" / "summary.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"raw_val_accuracy": 0.25, "test_accuracy_tta": 0.5}))
     record = summarize(collect(loose), "")
-    assert record.run("base-0").further == {"raw_val_accuracy": 0.25, "test_accuracy_tta": 0.5}
-    assert record.experiments[0].rows[0].further["raw_val_accuracy"].mean == 0.25
-    for table in (tables.runs(record), tables.figures(record.experiments[0])):
-        shown = dict(zip(table.headers, table.rows[0], strict=True))
+    assert record.run("base-0").extra_metrics == {"raw_val_accuracy": 0.25, "test_accuracy_tta": 0.5}
+    (group,) = record.experiments
+    index = next(i for i, row in enumerate(group.rows) if "base-0" in row.runs)
+    assert group.rows[index].extra_metrics["raw_val_accuracy"].mean == 0.25
+    for table, i in ((tables.runs(record), 0), (tables.metrics(group), index)):
+        shown = dict(zip(table.headers, table.rows[i], strict=True))
         assert (shown["Raw val accuracy"].value, shown["Test accuracy tta"].value) == (0.25, 0.5)
 
 
@@ -169,7 +168,7 @@ def test_further_accuracies_are_taken_up(loose: Path) -> None:
 def test_a_damaged_file_is_named_and_the_rest_reported(loose: Path, file: str, content: str) -> None:
     (loose / "base-1" / file).write_text(content)
     record = summarize(collect(loose), "")
-    assert record.run("base-1").status == "damaged"
+    assert record.run("base-1").status == "unreadable"
     assert record.run("base-0").status == "finished"
     (problem,) = record.problems
     assert problem.startswith("base-1: ")
@@ -183,11 +182,11 @@ def test_a_crashed_run_says_why(loose: Path) -> None:
     assert (run.status, run.message) == ("crashed", "MemoryError: no room")
 
 
-def test_experiments_come_in_the_documents_order(loose: Path) -> None:
+def test_experiments_come_in_the_registrys_order(loose: Path) -> None:
     for name in ("another", "classifier", "hidden_dim"):
         write(loose / "experiments" / f"{name}.json", experiment(name, [{"label": "a", "changes": {}, "runs": []}]))
     record = summarize(collect(loose), "")
-    assert [e.name for e in record.experiments] == ["hidden_dim", "classifier", "another"]
+    assert [e.name for e in record.experiments if e.designed] == ["hidden_dim", "classifier", "another"]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"name": "x"}', '{"name": "x", "rows": [{"label": "a"}]}'])
@@ -196,7 +195,7 @@ def test_a_damaged_plan_is_a_problem_and_no_failure(loose: Path, content: str) -
     (loose / "experiments" / "bad.json").write_text(content)
     (loose / "grid_search.json").write_text(content)
     record = summarize(collect(loose), "")
-    assert [e.name for e in record.experiments] == ["good"]
+    assert [e.name for e in record.experiments if e.designed] == ["good"]
     assert [problem.split(":")[0] for problem in record.problems] == ["experiments/bad.json", "grid_search.json"]
 
 
@@ -221,5 +220,5 @@ def test_commands_are_shown_without_where_the_program_lay(words: list[str] | Non
 
 def test_status_is_that_of_the_run_directory(study_folder: Path, record: StudyRecord) -> None:
     for run in record.runs:
-        if run.status not in ("missing", "damaged"):
+        if run.status not in ("missing", "unreadable"):
             assert run.status == RunDir(study_folder / run.path).status()

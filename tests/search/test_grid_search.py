@@ -44,7 +44,7 @@ def test_what_it_leaves(whole: tuple[Path, SearchResult]) -> None:
     content = records(out)
     assert content["name"] == "grid_search"
     assert content["space"] == {"lr": [0.001, 0.05], "weight_decay": [0.01, 0.02, 0.5]}
-    assert (content["sampler"], content["dataset"], content["document"]) == ("grid", "digits", [])
+    assert (content["sampler"], content["dataset"]) == ("grid", "digits")
     assert [row["values"] for row in content["trials"]] == SIX.points()
     assert [row["number"] for row in content["trials"]] == list(range(6))
     for row in content["trials"]:

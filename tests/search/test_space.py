@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from convmixer.errors import InputError
 from convmixer.presets import run_config
-from convmixer.search.space import Choice, Range, SearchConfig, document_figures, searchable
+from convmixer.search.space import Choice, Range, SearchConfig, searchable
 
 
 def test_the_default_is_the_documents_grid() -> None:
@@ -22,15 +22,6 @@ def test_the_default_is_the_documents_grid() -> None:
     assert SearchConfig(search_space="lr,wd,batch_size").points() == points
     assert settings.count() == 27
     assert all(settings.check(run_config()).points())
-
-
-def test_the_documents_figures_stand_beside_its_grid_only() -> None:
-    figures = document_figures(SearchConfig(search_space="bs,wd,lr").space())  # in whatever order
-    assert len({tuple(row["values"].values()) for row in figures}) == 27
-    best = max(figures, key=lambda row: row["test_accuracy"])
-    assert best == {"values": {"lr": 0.01, "weight_decay": 0.0001, "batch_size": 256}, "test_accuracy": 0.9274}
-    assert document_figures(SearchConfig(values=("lr=0.001,0.01",)).space()) == []
-    assert document_figures(SearchConfig(sampler="tpe").space()) == []
 
 
 @given(st.lists(st.floats(1e-9, 1e3), min_size=1, max_size=5, unique=True), st.sampled_from(["lr", "weight_decay"]))

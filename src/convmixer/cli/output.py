@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 ERRORS = Console(stderr=True, soft_wrap=True)
 """Progress and messages, on stderr: stdout is for figures."""
@@ -16,6 +20,44 @@ def print_json(values: Any) -> None:
     print(json.dumps(values, indent=2))
 
 
-def percent(value: float | None) -> str:
-    """A share as a percentage with two decimals; a dash for a figure that does not exist."""
-    return "–" if value is None else f"{value:.2%}"
+def print_table(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    title: str | None = None,
+    optional: Sequence[str] = (),
+) -> None:
+    """Prints a table on stdout. Its first column, which names the rows, is never cut or wrapped.
+
+    Args:
+        headers: of the columns.
+        rows: a text for each column.
+        title: above the table.
+        optional: columns that a terminal too narrow for all of them leaves out, in this order. Pipes and files always
+            get everything, a line for each row.
+    """
+    console, kept, rows = Console(highlight=False), list(headers), list(rows)
+    left_out = []
+    for name in ("", *optional):
+        if name:
+            kept.remove(name)
+            left_out.append(name)
+        table = _table(kept, [[row[headers.index(name)] for name in kept] for row in rows], title)
+        width = console.measure(table, options=console.options.update(width=10_000)).maximum
+        if width <= console.width or not console.is_terminal:
+            break
+    if not console.is_terminal:
+        console.width = max(width, console.width)
+    console.print(table)
+    if left_out:
+        console.print(f"A wider terminal or a pipe also shows: {', '.join(left_out)}.", style="dim")
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str | None) -> Table:
+    table = Table(title=title, title_justify="left")
+    for i, header in enumerate(headers):
+        first = max((cell_len(row[0]) for row in rows), default=0) if i == 0 else None
+        table.add_column(Text(header), no_wrap=i == 0, min_width=first, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
-from convmixer.cli.output import ERRORS, print_json
+from convmixer.cli.output import ERRORS, print_table
 from convmixer.config import Device, Precision, RunConfig
 from convmixer.errors import InputError, Interrupted
 from convmixer.presets import run_config
@@ -29,14 +29,14 @@ class Experiment:
     """
 
     names: tyro.conf.Positional[tuple[str, ...]]
-    """all, or some of document, hidden_dim, classifier, bottleneck, grid_search, recipes, kernel_size, patch_size,
+    """all, or some of published, hidden_dim, classifier, bottleneck, grid_search, recipes, kernel_size, patch_size,
     depth_vs_width, regularisation."""
     dataset: str = "cifar10"
     """digits, cifar10, cifar100, or folder:PATH."""
     data_dir: str = "data"
     """Where archives are looked for and placed."""
     profile: Literal["smoke", "cpu", "full"] = "full"
-    """smoke (a minute on the digits), cpu (small networks on real images), full (the document's scale, for a GPU)."""
+    """smoke (a minute on the digits), cpu (small networks on real images), full (the published scale, for a GPU)."""
     seeds: int | None = None
     """How many runs of each row, with seeds from 0; by default what the profile says: 2, 3, 5."""
     out: Path | None = None
@@ -46,12 +46,11 @@ class Experiment:
     device: Device = "auto"
     """Where to run."""
     json: bool = False
-    """Print the table as JSON."""
+    """Print the report's records as JSON."""
 
     def execute(self) -> int:
         """Runs the command; returns the exit status: 1 if a run crashed."""
         from convmixer.experiments import experiments_named
-        from convmixer.experiments.results import results_table
         from convmixer.experiments.suite import Suite
         from convmixer.report import write_report
 
@@ -61,13 +60,8 @@ class Experiment:
         except Interrupted as stop:
             ERRORS.print("Interrupted; the checkpoint is written, the same command continues.", highlight=False)
             return 128 + stop.signum
-        results = suite.results()
-        _, files = write_report(suite.study.out)
-        if self.json:
-            print_json([result.to_dict() for result in results])
-        else:
-            Console().print(results_table(results, str(suite.study.out)))
-        ERRORS.print(f"Written: {', '.join(str(file) for file in files if file.suffix != '.png')}", highlight=False)
+        record, files = write_report(suite.study.out)
+        _show_report(record, files, self.json)
         for crash in crashes:
             ERRORS.print(f"{crash}; the same command tries it again.", style="red", highlight=False, markup=False)
         return 1 if crashes else 0
@@ -163,28 +157,27 @@ class Report:
 
     def execute(self) -> int:
         """Runs the command; returns the exit status."""
-        from convmixer.report import csv_text, json_text, write_report
+        from convmixer.report import csv_text, write_report
 
         if self.json and self.csv:
             raise InputError("--json and --csv: only one of them can be printed; leave one out.")
         record, files = write_report(self.folder, self.out)
-        if self.json or self.csv:
-            print((json_text if self.json else csv_text)(record), end="")
-        else:
-            _print_report(record)
-        for problem in record.problems:
-            ERRORS.print(problem, style="yellow", highlight=False, markup=False)
-        ERRORS.print(f"Written: {', '.join(str(f) for f in files if f.suffix != '.png')}", highlight=False)
+        if self.csv:
+            print(csv_text(record), end="")
+        _show_report(record, files, self.json, quiet=self.csv)
         return 0
 
 
-def _print_report(record: StudyRecord) -> None:
-    from convmixer.report import tables
+def _show_report(record: StudyRecord, files: Sequence[Path], json: bool, quiet: bool = False) -> None:
+    """The records as JSON, or tables of all rows; on stderr what could not be read and what was written."""
+    from convmixer.report import json_text, tables
 
-    rows = [(experiment.name, row) for experiment in record.experiments for row in experiment.rows]
-    if record.grid is not None and record.grid.winner is not None:
-        rows.append((record.grid.name, record.grid.winner))
-    table = Table("experiment", *tables.summary([], "").headers)
-    for (name, _), cells in zip(rows, tables.summary([row for _, row in rows], "").rows, strict=True):
-        table.add_row(name, *(cell.text for cell in cells))
-    Console().print(table)
+    if json:
+        print(json_text(record), end="")
+    elif not quiet:
+        for table in tables.overview(record):
+            rows = [[cell.text for cell in row] for row in table.rows]
+            print_table(table.headers, rows, title=table.caption, optional=table.details)
+    for problem in record.problems:
+        ERRORS.print(problem, style="yellow", highlight=False, markup=False)
+    ERRORS.print(f"Written: {', '.join(str(f) for f in files if f.suffix != '.png')}", highlight=False)

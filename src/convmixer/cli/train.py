@@ -10,9 +10,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from convmixer.cli.output import ERRORS, percent, print_json
+from convmixer.cli.output import ERRORS, print_json
 from convmixer.config import RunConfig
 from convmixer.presets import run_config
+from convmixer.utils.formatting import percent
 
 if TYPE_CHECKING:
     from convmixer.runs import Summary

@@ -11,9 +11,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from convmixer.cli.output import ERRORS, percent, print_json
+from convmixer.cli.output import ERRORS, print_json
 from convmixer.config import Device, Engine, Precision, Tta
 from convmixer.errors import InputError
+from convmixer.utils.formatting import percent
 
 if TYPE_CHECKING:
     from convmixer.inference.evaluate import RunEvaluation

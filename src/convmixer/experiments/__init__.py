@@ -9,22 +9,22 @@ from convmixer.experiments import (
     bottleneck,
     classifier,
     depth_vs_width,
-    document,
     grid_search,
     hidden_dim,
     kernel_size,
     patch_size,
+    published,
     recipes,
     regularisation,
 )
-from convmixer.experiments.definition import PROFILES, Document, Experiment, Profile, Row, Search
+from convmixer.experiments.definition import PROFILES, Experiment, Profile, PublishedResult, Row, Search
 
-__all__ = ["EXPERIMENTS", "PROFILES", "Document", "Experiment", "Profile", "Row", "Search", "experiments_named"]
+__all__ = ["EXPERIMENTS", "PROFILES", "Experiment", "Profile", "PublishedResult", "Row", "Search", "experiments_named"]
 
 EXPERIMENTS: dict[str, Experiment | Search] = {
     module.EXPERIMENT.name: module.EXPERIMENT
     for module in (
-        document,
+        published,
         hidden_dim,
         classifier,
         bottleneck,
@@ -36,7 +36,7 @@ EXPERIMENTS: dict[str, Experiment | Search] = {
         regularisation,
     )
 }
-"""All experiments; those of the original document come first."""
+"""All experiments; those that the first study published come first."""
 
 
 def experiments_named(names: Iterable[str]) -> list[Experiment | Search]:

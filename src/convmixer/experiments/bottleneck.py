@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from convmixer.experiments.definition import Document, Experiment, Row
+from convmixer.experiments.definition import Experiment, PublishedResult, Row
 
 _BY_2 = {"model": "convmixer_bn", "bottleneck_factor": 2}
 _BY_4 = {"model": "convmixer_bn", "bottleneck_factor": 4}
@@ -14,7 +14,7 @@ EXPERIMENT = Experiment(
         "with as many parameters, and with as many multiply-adds in training?"
     ),
     rows=(
-        Row("factor 2", _BY_2, Document(test_accuracy=0.9183, train_accuracy=0.9217, epoch_seconds=37.40)),
+        Row("factor 2", _BY_2, PublishedResult(test_accuracy=0.9183, train_accuracy=0.9217, epoch_seconds=37.40)),
         Row("factor 4", _BY_4),
         Row("factor 2, dim {dim}: equal parameters", _BY_2, equal="parameters"),
         Row("factor 4, dim {dim}: equal parameters", _BY_4, equal="parameters"),

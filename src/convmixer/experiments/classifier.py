@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from convmixer.experiments.definition import Document, Experiment, Row
+from convmixer.experiments.definition import Experiment, PublishedResult, Row
 
 EXPERIMENT = Experiment(
     name="classifier",
@@ -11,12 +11,12 @@ EXPERIMENT = Experiment(
         Row(
             "ConvMixerRH",
             {"model": "convmixer_rh"},
-            Document(test_accuracy=0.9232, train_accuracy=0.9364, epoch_seconds=33.29),
+            PublishedResult(test_accuracy=0.9232, train_accuracy=0.9364, epoch_seconds=33.29),
         ),
         Row(
             "ConvMixerLC",
             {"model": "convmixer_lc"},
-            Document(test_accuracy=0.9220, train_accuracy=0.9364, epoch_seconds=32.18),
+            PublishedResult(test_accuracy=0.9220, train_accuracy=0.9364, epoch_seconds=32.18),
         ),
     ),
 )

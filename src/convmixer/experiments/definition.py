@@ -12,31 +12,33 @@ from convmixer.presets import run_config
 
 
 @dataclass(frozen=True, kw_only=True)
-class Document:
-    """What the original study's table says of a row: single runs, the best of 25 epochs on the test set."""
+class PublishedResult:
+    """What the first study published for a row: one run on CIFAR-10, the best of 25 epochs on the test set."""
 
     test_accuracy: float
     """A fraction, as all accuracies here."""
-    train_accuracy: float
-    epoch_seconds: float
+    train_accuracy: float | None = None
+    epoch_seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of an experiment's table, as it is at the document's scale; a profile scales it."""
+    """A line of an experiment's table, as it is at full scale; a profile scales it."""
 
     label: str
     """May name fields of the run's configuration in braces: ``"dim {dim}"``."""
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Fields in which the row differs from the base, as :func:`convmixer.presets.run_config` takes them."""
-    document: Document | None = None
+    published: PublishedResult | None = None
     equal: Literal["parameters", "training"] | None = None
     """What is made equal to the base's: the number of parameters, by another width; or the multiply-adds of the whole
     training, the stand-in for time that does not depend on the machine, by another number of epochs."""
 
 
-BASE = Row("base {dim}/{depth}", document=Document(test_accuracy=0.9224, train_accuracy=0.9420, epoch_seconds=32.59))
-"""The network that the document's table compares all others with."""
+BASE = Row(
+    "base {dim}/{depth}", published=PublishedResult(test_accuracy=0.9224, train_accuracy=0.9420, epoch_seconds=32.59)
+)
+"""The network that the published table compares all others with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,7 @@ class Search:
 
     name: str
     question: str
-    document: Document
+    published: PublishedResult
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Profile:
     widest: int
     """Rows with a larger dim are left out."""
     grid: tuple[str, ...] = ()
-    """Values that searches try, as ``convmixer grid-search --values`` takes them; by default the document's."""
+    """Values that searches try, as ``convmixer grid-search --values`` takes them; by default the published grid."""
 
     def scaled(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """A row's ``changes`` in this profile's proportions: a dim twice that of the full base stays twice the base."""
@@ -109,7 +111,7 @@ PROFILES = {
         grid=("lr=0.005,0.02,0.05", "weight_decay=0.0005,0.005", "batch_size=128,512"),
     ),
     "full": Profile(
-        "the document's networks and epochs, for a GPU",
+        "the published networks and epochs, for a GPU",
         seeds=5,
         fields={"recipe": "reference", "dim": 256, "depth": 8, "kernel_size": 5, "patch_size": 2, "epochs": 25},
         widest=1024,
@@ -123,7 +125,7 @@ class PlannedRow:
 
     label: str
     changes: dict[str, Any]
-    document: Document | None
+    published: PublishedResult | None
     runs: tuple[RunConfig, ...]
 
 
@@ -150,7 +152,7 @@ def plan(experiment: Experiment, profile: Profile, seeds: int, data: DataConfig,
         if first.architecture.dim <= profile.widest and first.identity_hash() not in known:
             label = row.label.format(**first.identity())
             runs = tuple(first.replace(seed=seed) for seed in range(seeds))
-            planned.append(PlannedRow(label, changes, row.document, runs))
+            planned.append(PlannedRow(label, changes, row.published, runs))
     return planned
 
 

@@ -1,7 +1,7 @@
 """Widths and epochs that make two runs cost the same.
 
-Costs are counted for 32×32 images of 3 channels and 10 classes, the document's data, whatever images a run is on: what
-is made equal does not depend on them.
+Costs are counted for 32×32 images of 3 channels and 10 classes, as in CIFAR-10, whatever images a run is on: what is
+made equal does not depend on them.
 """
 
 from __future__ import annotations

@@ -7,6 +7,6 @@ from convmixer.experiments.definition import BASE, Experiment, Row
 EXPERIMENT = Experiment(
     name="recipes",
     question="How much of the accuracy is the training recipe, with the same network and as many epochs?",
-    base=Row("{recipe}", document=BASE.document),
+    base=Row("{recipe}", published=BASE.published),
     rows=tuple(Row("{recipe}", {"recipe": name}) for name in ("strong", "strong-short", "baseline")),
 )

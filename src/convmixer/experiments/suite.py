@@ -14,7 +14,6 @@ from convmixer.config import DataConfig, RunConfig
 from convmixer.errors import InputError
 from convmixer.experiments.definition import Experiment, PlannedRow, Profile, Search, base_config, plan
 from convmixer.experiments.progress import StudyProgress
-from convmixer.experiments.results import RowResult
 from convmixer.files import write_atomic
 from convmixer.runs import Summary
 from convmixer.search.grid_search import grid_search
@@ -61,7 +60,6 @@ class Suite:
         self.study, self.console = study, console or Console(quiet=True)
         self.pool = RunPool(study.out)
         self.rows: dict[str, list[PlannedRow]] = {}
-        self.winners: dict[str, RowResult] = {}
         self.searches = []
         records = {}
         for experiment in experiments:
@@ -97,30 +95,19 @@ class Suite:
                     crashes.append(answer)
                 self._say(f"{number}/{len(missing)}  {names[config]}, seed {config.seed}: {_outcome(answer)}")
                 progress.ended(config)
-        for search in self.searches:
+        for _ in self.searches:
             try:
-                self._search(search)
+                self._search()
             except RunCrashedError as crash:
                 crashes.append(crash)
         return crashes
 
-    def results(self) -> list[RowResult]:
-        """Every row of every experiment with what has been measured of it so far."""
-        measured = [
-            RowResult.of(name, row.label, [summary for run in row.runs if (summary := self.pool.summary(run))])
-            for name, rows in self.rows.items()
-            for row in rows
-        ]
-        return measured + list(self.winners.values())
-
-    def _search(self, search: Search) -> None:
+    def _search(self) -> None:
         study = self.study
         base = base_config(study.profile, study.data, **study.common)
         settings = SearchConfig(values=study.profile.grid, seeds=study.seeds)
         dataset = self.pool.dataset(base, self.console)
-        found = grid_search(base, settings, study.out, command=study.command, dataset=dataset, console=self.console)
-        best = ", ".join(f"{name} {value}" for name, value in (found.winner or {}).items()) or "none finished"
-        self.winners[search.name] = RowResult.of(search.name, f"best: {best}", found.runs)
+        grid_search(base, settings, study.out, command=study.command, dataset=dataset, console=self.console)
 
     def _in_rounds(self) -> dict[RunConfig, str]:
         """The runs in the order in which they are trained, each with the first experiment and row that need it."""
@@ -153,7 +140,7 @@ class Suite:
                 {
                     "label": row.label,
                     "changes": row.changes,
-                    "document": asdict(row.document) if row.document else None,
+                    "published": asdict(row.published) if row.published else None,
                     "runs": [
                         {"seed": run.seed, "path": self.pool.path(run).relative_to(study.out).as_posix()}
                         for run in row.runs

@@ -1,31 +1,33 @@
-"""From the files of a study to typed rows.
+"""From files to typed rows: run directories, and what ``convmixer experiment`` and ``grid-search`` leave beside them.
 
-A study is a folder with run directories, and beside them, where ``convmixer experiment`` and ``convmixer grid-search``
-made it, ``experiments/<name>.json`` and ``grid_search.json``, which say what the runs are for. What is missing, running
-or damaged is reported as such.
+``experiments/<name>.json`` and ``grid_search.json`` say what runs are for; they are found at any depth, as runs are.
+What is missing, unfinished or unreadable is reported as such.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import os
 import shlex
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from convmixer.config import ModelConfig, RunConfig
 from convmixer.data import DatasetInfo
 from convmixer.errors import InputError
+from convmixer.experiments import EXPERIMENTS, PublishedResult
 from convmixer.inference.evaluate import read_evaluation
-from convmixer.models import count_multiply_adds
-from convmixer.report.plans import ExperimentPlan, GridPlan, read_plans, shown_command, uses
-from convmixer.report.records import RunRow
-from convmixer.runs import EpochRecord, RunDir, Summary
+from convmixer.report.records import ComparisonRow, ExperimentRecord, RunRow, SearchRecord
+from convmixer.runs import EpochRecord, RunDir, TrialRecord
 from convmixer.utils.metrics import Evaluation
 
-_SHOWN = ("train_accuracy", "val_accuracy", "test_accuracy")
+T = TypeVar("T")
+_SEARCH = "grid_search.json"
+_RUN_FILES = {"config.json", "summary.json", "metrics.jsonl"}
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """What the files of a study say; ``runs`` by path."""
+    """What the files below ``folder`` say; ``runs`` by path. Rows of experiments and searches have no metrics yet."""
 
     folder: Path
     runs: dict[str, Run]
-    experiments: tuple[ExperimentPlan, ...]
-    grid: GridPlan | None
+    experiments: tuple[ExperimentRecord, ...]
+    searches: tuple[SearchRecord, ...]
     problems: tuple[str, ...]
 
 
 def collect(folder: str | Path) -> Study:
-    """Reads a study, a folder of runs, or a single run directory.
+    """Reads everything below ``folder``: a study, a folder of anything, or a single run directory.
 
     Raises:
         InputError: no such folder, or neither runs nor experiments in it.
@@ -59,28 +61,156 @@ def collect(folder: str | Path) -> Study:
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"{folder}: is not a folder; give the one that holds the runs to report.")
-    experiments, grid, problems = read_plans(root)
+    problems: list[str] = []
+    found, experiment_files, search_files = _walk(root)
+    experiments = [e for file in experiment_files if (e := _parsed(root, file, _experiment, problems)) is not None]
+    searches = [s for file in search_files if (s := _parsed(root, file, _search, problems)) is not None]
     purposes: dict[str, list[str]] = {}
-    for path, purpose in uses(experiments, grid):
+    trials: Counter[str] = Counter()
+    for path, purpose, is_trial in _purposes(experiments, searches):
         purposes.setdefault(path, []).append(purpose)
-    paths = dict.fromkeys([*purposes, *_run_directories(root)])
+        trials[path] += is_trial
+    paths = list(dict.fromkeys([*purposes, *found]))
     if not paths and not problems:
         raise InputError(f"{folder}: holds no runs; give a study's folder, a folder of runs, or a run directory.")
     runs = {}
-    for path in paths:
-        run = _load(root, path)
-        runs[path] = replace(run, row=replace(run.row, used_by=tuple(purposes.get(path, ()))))
-    problems += [f"{path}: {run.row.message}" for path, run in runs.items() if run.row.status == "damaged"]
-    return Study(root, runs, tuple(experiments), grid, tuple(problems))
+    for path, name in zip(paths, _shortest_names(paths, root), strict=True):
+        run, own = _load(root, path), tuple(purposes.get(path, ()))
+        row = replace(run.row, name=name, purposes=own, is_trial=0 < trials[path] == len(own))
+        runs[path] = replace(run, row=row)
+    problems += [f"{path}: {run.row.message}" for path, run in runs.items() if run.row.status == "unreadable"]
+    return Study(root, runs, tuple(experiments), tuple(searches), tuple(problems))
 
 
-def _run_directories(root: Path) -> Iterator[str]:
-    """Paths, relative to ``root``, of the directories that hold a run, in order of their names."""
+def shown_command(words: Sequence[str] | None) -> str | None:
+    """A recorded command as one would type it: the program by its name, whatever folder it lay in."""
+    if not words:
+        return None
+    program = "convmixer" if Path(words[0]).name == "__main__.py" else Path(words[0]).name
+    return shlex.join([program, *map(str, words[1:])])
+
+
+def _walk(root: Path) -> tuple[list[str], list[str], list[str]]:
+    """Paths, relative to ``root``, of run directories, of experiments and of searches; nothing lies within a run."""
+    runs, experiments, searches = [], [], []
     for folder, below, files in os.walk(root):
         below[:] = sorted(name for name in below if not name.startswith("."))
-        if {"config.json", "summary.json", "metrics.jsonl"} & set(files):
+        here = os.path.relpath(folder, root)
+        if _RUN_FILES & set(files):
             below.clear()
-            yield os.path.relpath(folder, root)
+            runs.append(here)
+            continue
+        if _SEARCH in files:
+            searches.append(_joined(here, _SEARCH))
+        if Path(folder).name == "experiments":
+            experiments += [_joined(here, name) for name in files if name.endswith(".json")]
+    return runs, sorted(experiments, key=_rank), searches
+
+
+def _rank(file: str) -> tuple[str, int, str]:
+    """Studies by path; in a study the order of the registry, in which published experiments come first; then names."""
+    path, known = Path(file), list(EXPERIMENTS)
+    return str(path.parent), known.index(path.stem) if path.stem in known else len(known), path.stem
+
+
+def _joined(*parts: str) -> str:
+    return Path(os.path.normpath(os.path.join(*parts))).as_posix()  # noqa: PTH118
+
+
+def _purposes(
+    experiments: Iterable[ExperimentRecord], searches: Iterable[SearchRecord]
+) -> Iterator[tuple[str, str, bool]]:
+    """Every run that is part of something: its path, what it is for, and whether that is a trial."""
+    for experiment in experiments:
+        for row in experiment.rows:
+            yield from ((path, f"{experiment.name}: {row.label}", False) for path in row.runs)
+    for search in searches:
+        yield from ((t.path, f"{search.name}: trial {t.number}", True) for t in search.trials if t.path)
+        if search.winner is not None:
+            yield from ((path, f"{search.name}: winner", False) for path in search.winner.runs)
+
+
+def _shortest_names(paths: Sequence[str], root: Path) -> list[str]:
+    """For each path as many of its last parts as tell it from the others; the folder's own name for the folder."""
+    parts = [Path(path).parts or (root.resolve().name,) for path in paths]
+    names = [own[-1] for own in parts]
+    for depth in range(2, max(map(len, parts), default=0) + 1):
+        taken = Counter(names)
+        names = ["/".join(own[-depth:]) if taken[name] > 1 else name for own, name in zip(parts, names, strict=True)]
+    return names
+
+
+# The files beside the runs
+
+
+def _parsed(root: Path, file: str, parse: Callable[[str, Any], T], problems: list[str]) -> T | None:
+    """What ``parse`` makes of the folder that a file is about and of its content; a sentence if it is damaged."""
+    folder = Path(file).parent if Path(file).name == _SEARCH else Path(file).parent.parent
+    try:
+        return parse(folder.as_posix(), json.loads((root / file).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        problems.append(f"{file}: cannot be read as JSON ({error}).")
+    except (KeyError, TypeError, AttributeError, InputError) as error:
+        problems.append(f"{file}: is not as convmixer writes it ({error!r}).")
+    return None
+
+
+def _experiment(folder: str, values: dict[str, Any]) -> ExperimentRecord:
+    name = values["name"]
+    return ExperimentRecord(
+        name=_joined(folder, name),
+        title=_title(folder, name),
+        question=values.get("question", ""),
+        profile=values.get("profile"),
+        dataset=values.get("dataset"),
+        base=values.get("base"),
+        command=shown_command(values.get("command")),
+        rows=tuple(
+            ComparisonRow(
+                label=row["label"],
+                changes=dict(row["changes"]),
+                published=_published(row.get("published", row.get("document"))),
+                runs=_paths(folder, row["runs"]),
+                is_base=row["label"] == values.get("base"),
+            )
+            for row in values["rows"]
+        ),
+    )
+
+
+def _search(folder: str, values: dict[str, Any]) -> SearchRecord:
+    name, winner = values["name"], values.get("winner")
+    return SearchRecord(
+        name=_joined(folder, name),
+        title=_title(folder, name),
+        space=dict(values["space"]),
+        sampler=values.get("sampler"),
+        dataset=values.get("dataset"),
+        command=shown_command(values.get("command")),
+        trials=tuple(
+            TrialRecord(**{**trial, "path": _joined(folder, trial["path"]) if trial["path"] else ""})
+            for trial in values["trials"]
+        ),
+        winner=ComparisonRow(label="winner", changes=dict(winner["values"]), runs=_paths(folder, winner["runs"]))
+        if winner
+        else None,
+    )
+
+
+def _title(folder: str, name: str) -> str:
+    """``Hidden dim``; with the folder in brackets for what lies below the report's own."""
+    return name.replace("_", " ").capitalize() + (f" ({folder})" if folder != "." else "")
+
+
+def _published(values: dict[str, Any] | None) -> PublishedResult | None:
+    return PublishedResult(**values) if values else None
+
+
+def _paths(folder: str, runs: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    return tuple(_joined(folder, run["path"]) for run in runs)
+
+
+# Run directories
 
 
 def _load(root: Path, path: str) -> Run:
@@ -89,59 +219,62 @@ def _load(root: Path, path: str) -> Run:
     if not run.path.is_dir():
         return Run(RunRow(path=path, status="missing", message="There is no such directory."))
     try:
-        config = run.config()
-        info = run.dataset() if (run.path / "dataset.json").exists() else None
-        summary, environment, evaluation = run.summary(), run.environment(), read_evaluation(run)
-        row = _row(root, path, config, info, summary, environment, evaluation)
-        failure = run.error().strip().splitlines()
-        row = replace(row, status=run.status(), message=row.message or "".join(failure[-1:]))
-        return Run(row, config, info, tuple(run.metrics()), evaluation)
+        return _read(run, path)
     except InputError as error:
-        return Run(RunRow(path=path, status="damaged", message=str(error).replace(f"{root}{os.sep}", "")))
+        return Run(RunRow(path=path, status="unreadable", message=str(error).replace(f"{root}{os.sep}", "")))
 
 
-def _row(
-    root: Path,
-    path: str,
-    config: RunConfig,
-    info: DatasetInfo | None,
-    summary: Summary | None,
-    environment: dict[str, Any],
-    evaluation: Evaluation | None,
-) -> RunRow:
-    figures = summary.to_dict() if summary else {}
-    named: dict[str, Any] = {name: figures.get(name) for name in (*_SHOWN, *_FROM_SUMMARY)}
-    machine = environment.get("device")
-    if machine and environment.get("threads"):
-        machine += f" ({environment['threads']} of {environment.get('cpu_count')} CPU cores)"
-    return RunRow(
+def _read(run: RunDir, path: str) -> Run:
+    config, summary, environment = run.config(), run.summary(), run.environment()
+    info = run.dataset() if (run.path / "dataset.json").exists() else None
+    evaluation = read_evaluation(run)
+    metrics = summary.to_dict() if summary else {}
+    known: dict[str, Any] = {name: metrics.get(name) for name in _FROM_SUMMARY}
+    if known["multiply_adds"] is None and info is not None:  # runs of earlier versions
+        known["multiply_adds"] = _multiply_adds(config.architecture, info.image_size, len(info.classes), info.channels)
+    failure = run.error().strip().splitlines()
+    sizes = info.sizes if info else {}
+    row = RunRow(
         path=path,
-        status="new",
-        message=figures.get("message", ""),
+        status=run.status(),
+        message=metrics.get("message") or "".join(failure[-1:]),
         model=config.model,
         dataset=info.name if info else config.data.dataset,
         recipe=config.recipe,
         protocol=config.protocol,
         seed=config.seed,
         epochs=config.train.epochs,
-        multiply_adds=_multiply_adds(config.architecture, info) if info else None,
+        val_images=sizes.get("val"),
+        test_images=sizes.get("test"),
         calibration_error=evaluation.expected_calibration_error if evaluation else None,
-        machine=machine,
+        machine=_machine(environment),
         commit=environment.get("commit"),
         command=shown_command(environment.get("command")),
-        repeat=shlex.join(["convmixer", "train", "--config", os.path.join(path, "config.json")]),  # noqa: PTH118
-        further={
+        repeat=shlex.join(["convmixer", "train", "--config", _joined(path, "config.json")]),
+        extra_metrics={
             name: value
-            for name, value in figures.items()
-            if "accuracy" in name and name not in _SHOWN and value is not None
+            for name, value in metrics.items()
+            if "accuracy" in name and name not in _FROM_SUMMARY and value is not None
         },
-        **named,
+        **known,
     )
+    return Run(row, config, info, tuple(run.metrics()), evaluation)
+
+
+def _machine(environment: dict[str, Any]) -> str | None:
+    machine = environment.get("device")
+    if machine and environment.get("threads"):
+        return f"{machine} ({environment['threads']} of {environment.get('cpu_count')} CPU cores)"
+    return machine
 
 
 _FROM_SUMMARY = (
+    "train_accuracy",
+    "val_accuracy",
+    "test_accuracy",
     "selected_epoch",
     "parameters",
+    "multiply_adds",
     "test_loss",
     "epoch_seconds",
     "images_per_second",
@@ -150,8 +283,8 @@ _FROM_SUMMARY = (
 )
 
 
-def _multiply_adds(architecture: ModelConfig, info: DatasetInfo) -> int:
-    return _count(architecture, info.image_size, len(info.classes), info.channels)
+@functools.cache
+def _multiply_adds(architecture: ModelConfig, image_size: int, n_classes: int, channels: int) -> int:
+    from convmixer.models import count_multiply_adds
 
-
-_count = functools.cache(count_multiply_adds)
+    return count_multiply_adds(architecture, image_size, n_classes, channels)

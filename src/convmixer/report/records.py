@@ -1,6 +1,7 @@
-"""What a report is made of: typed rows, one for each run, row of an experiment and trial of a grid search.
+"""What a report says, as typed rows: one for each run, row of an experiment and trial of a search.
 
-Accuracies and their differences are fractions in [0, 1], times are seconds; what does not exist is None.
+Accuracies and their differences are fractions in [0, 1], times are seconds; what does not exist is None. Paths are
+relative to the folder that the report is about.
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ import typing
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from convmixer.experiments import PublishedResult
+from convmixer.runs import TrialRecord
 from convmixer.utils.metrics import MainEffect, MeanInterval, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRow:
-    """One run: its figures, and where they come from."""
+    """One run: its metrics, and where they come from."""
 
     path: str
-    """Run directory, relative to the study's."""
+    name: str = ""
+    """The last part of the path that tells it from the other runs."""
     status: str
-    """As :meth:`RunDir.status` has it; missing (no such directory) or damaged (``message`` says how)."""
+    """As :meth:`RunDir.status` has it; missing (no such directory) or unreadable (``message`` says why)."""
     message: str = ""
     model: str | None = None
     dataset: str | None = None
@@ -35,7 +39,9 @@ class RunRow:
     """For one image."""
     train_accuracy: float | None = None
     val_accuracy: float | None = None
+    val_images: int | None = None
     test_accuracy: float | None = None
+    test_images: int | None = None
     test_loss: float | None = None
     calibration_error: float | None = None
     epoch_seconds: float | None = None
@@ -48,109 +54,93 @@ class RunRow:
     """What started it."""
     repeat: str | None = None
     """What repeats it."""
-    used_by: tuple[str, ...] = ()
+    purposes: tuple[str, ...] = ()
     """The rows that it belongs to, as ``experiment: row``."""
-    further: dict[str, float] = field(default_factory=dict)
-    """Other accuracies in its summary, such as those over several views of each test image."""
+    is_trial: bool = False
+    """A trial of a search and nothing else: it is not meant to be tested."""
+    extra_metrics: dict[str, float] = field(default_factory=dict)
+    """Other accuracies in its summary, such as those with test-time augmentation."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DocumentFigures:
-    """What the first study reports of a row: the best test epoch of one run on CIFAR-10."""
+class Difference(MeanInterval):
+    """A row's test accuracy minus the base's, over the ``n`` seeds that both have.
 
-    test_accuracy: float | None = None
-    train_accuracy: float | None = None
-    epoch_seconds: float | None = None
+    The interval is that of the paired t test, not widened for the number of comparisons.
+    """
 
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """A row's test accuracy minus the base's, over the ``n`` seeds that both have."""
-
-    n: int
-    mean: float
-    half_width: float | None
-    """Of the 95 % interval, not widened for the number of comparisons."""
     p_value: float | None
     p_adjusted: float | None
     """By Holm, over the experiment's rows."""
     verdict: Verdict
+    published: float | None = None
+    """The published difference between these rows; None on other images than CIFAR-10's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonRow:
-    """A row of an experiment: what it changes, and its figures over seeds."""
+    """A row of an experiment: what it changes, which runs are its own, and once measured its metrics over seeds."""
 
     label: str
-    is_base: bool
     changes: dict[str, Any]
-    seeds: tuple[int, ...]
-    """Of the finished runs, which all figures are about."""
     runs: tuple[str, ...]
     """Paths of all its runs."""
-    unfinished: int
-    """How many of them have not finished."""
-    test_accuracy: MeanInterval | None
-    train_accuracy: MeanInterval | None
-    val_accuracy: MeanInterval | None
-    gap: MeanInterval | None
+    published: PublishedResult | None = None
+    """What the first study published for it; in a finished report only beside runs on its data and at its scale."""
+    is_base: bool = False
+    seeds: tuple[int, ...] = ()
+    """Of the finished runs, which all metrics are about."""
+    unfinished: int = 0
+    """How many of its runs have no result, the diverged ones among them."""
+    diverged: int = 0
+    test_accuracy: MeanInterval | None = None
+    train_accuracy: MeanInterval | None = None
+    val_accuracy: MeanInterval | None = None
+    gap: MeanInterval | None = None
     """Train minus test accuracy."""
-    epoch_seconds: float | None
+    epoch_seconds: float | None = None
     """Median over seeds."""
-    parameters: int | None
-    multiply_adds: int | None
-    further: dict[str, MeanInterval]
-    difference: Difference | None
-    document: DocumentFigures | None
-    document_difference: float | None
-    """Mean test accuracy minus the document's; None on other images than CIFAR-10's."""
-    on_front: bool
+    parameters: int | None = None
+    multiply_adds: int | None = None
+    extra_metrics: dict[str, MeanInterval] = field(default_factory=dict)
+    difference: Difference | None = None
+    on_front: bool = False
     """No other row is both as accurate and as fast."""
-    insight: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentRecord:
-    """An experiment, or the runs of a folder that belong to none (``base`` is None then)."""
+    """An experiment, or the runs on one data set that belong to none (not ``designed``, and without a base)."""
 
     name: str
-    question: str
-    profile: str | None
-    dataset: str | None
-    base: str | None
-    command: str | None
+    """Unique in a report: for an experiment below the report's folder, with the path to it."""
+    title: str
+    designed: bool = True
+    question: str = ""
+    profile: str | None = None
+    dataset: str | None = None
+    base: str | None = None
+    command: str | None = None
     rows: tuple[ComparisonRow, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialRow:
-    """A trial of a grid search."""
-
-    number: int
-    values: dict[str, Any]
-    seed: int | None
-    path: str | None
-    state: str
-    val_accuracy: float | None
-    epoch_seconds: float | None
-    document: float | None
-    """The document's test accuracy for these values."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GridRecord:
-    """A grid search: its trials, what they say of each parameter, and the winner trained again over seeds."""
+class SearchRecord:
+    """A search: its trials, what they say of each parameter, and the winner trained again over seeds."""
 
     name: str
+    """Unique in a report, as an experiment's."""
+    title: str
     space: dict[str, Any]
     """For each parameter the list of its values, or low, high and log of its range."""
     sampler: str | None
     dataset: str | None
     command: str | None
-    trials: tuple[TrialRow, ...]
-    effects: tuple[MainEffect, ...]
-    winner: ComparisonRow | None
-    insight: str
+    trials: tuple[TrialRecord, ...]
+    at_published_scale: bool = False
+    """Published accuracies for the same values may stand beside its trials."""
+    effects: tuple[MainEffect, ...] = ()
+    winner: ComparisonRow | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +150,7 @@ class StudyRecord:
     name: str
     command: str
     experiments: tuple[ExperimentRecord, ...]
-    grid: GridRecord | None
+    searches: tuple[SearchRecord, ...]
     runs: tuple[RunRow, ...]
     problems: tuple[str, ...]
     """What could not be read, each a sentence."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shlex
 from dataclasses import fields
 from pathlib import Path
@@ -12,15 +13,16 @@ from typing import Any
 
 from convmixer.errors import InputError
 from convmixer.files import write_atomic
-from convmixer.report import markdown, page
+from convmixer.report import render
 from convmixer.report.collect import collect
 from convmixer.report.compare import summarize
-from convmixer.report.pictures import Picture, draw_pictures, portrait
+from convmixer.report.figures import draw_figures, featured_run
 from convmixer.report.records import RunRow, StudyRecord
 from convmixer.utils.visualization import save_figure
 
-FORMS = (".html", ".md", ".json", ".csv")
-PICTURES = "pictures"
+FORMS = {".html": "report", ".md": "report", ".json": "records", ".csv": "runs"}
+"""Suffix and, in a folder with all of them, name of the file."""
+FIGURES = "figures"
 
 
 def write_report(folder: str | Path, out: str | Path | None = None) -> tuple[StudyRecord, list[Path]]:
@@ -29,24 +31,25 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> tuple[Stu
     Args:
         folder: what to report.
         out: a file whose suffix (.html, .md, .json, .csv) says what to write, or a folder for all of them: report.html,
-            report.md, records.json, runs.csv and pictures/. ``folder``/report by default.
+            report.md, records.json, runs.csv and figures/. ``folder``/report by default.
 
     Returns:
         What the report says, and the files that were written.
 
     Raises:
-        InputError: nothing to report there, or the report cannot be written.
+        InputError: nothing to report there, another suffix, or the report cannot be written.
     """
     out = Path(out) if out is not None else Path(folder) / "report"
+    if re.fullmatch(r"\.[A-Za-z]{2,5}", out.suffix) and out.suffix not in FORMS and not out.is_dir():
+        raise InputError(f"--out: a report is not written as {out.suffix}; give a folder or a {', '.join(FORMS)} file.")
     study = collect(folder)
     record = summarize(study, shlex.join(["convmixer", "report", study.folder.resolve().name]))
-    single = out.suffix in FORMS
-    files = {out.suffix: out} if single else {s: out / f"{name}{s}" for s, name in zip(FORMS, _NAMES, strict=True)}
-    drawn: list[Picture] = draw_pictures(record, study) if {".html", ".md"} & files.keys() else []
-    chosen = portrait(record, study)
+    files = {out.suffix: out} if out.suffix in FORMS else {s: out / f"{name}{s}" for s, name in FORMS.items()}
+    figures = draw_figures(record, study) if {".html", ".md"} & files.keys() else []
+    featured = featured_run(record, study)
     texts = {
-        ".html": lambda: page.render(record, drawn, chosen),
-        ".md": lambda: markdown.render(record, drawn, chosen, PICTURES),
+        ".html": lambda: render.page(record, figures, featured),
+        ".md": lambda: render.markdown(record, figures, featured, FIGURES),
         ".json": lambda: json_text(record),
         ".csv": lambda: csv_text(record),
     }
@@ -57,15 +60,12 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> tuple[Stu
             write_atomic(path, texts[suffix]())
             written.append(path)
         if ".md" in files:
-            for picture in drawn:
-                written.append(files[".md"].parent / PICTURES / f"{picture.name}.png")
-                save_figure(picture.figure, written[-1])
+            for figure in figures:
+                written.append(files[".md"].parent / FIGURES / f"{figure.name}.png")
+                save_figure(figure.figure, written[-1])
     except OSError as error:
         raise InputError(f"{out}: cannot be written to ({error.strerror or error}); choose another --out.") from None
     return record, written
-
-
-_NAMES = ("report", "report", "records", "runs")
 
 
 def json_text(record: StudyRecord) -> str:

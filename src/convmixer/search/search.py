@@ -26,7 +26,7 @@ from convmixer.runs import EpochRecord, Outcome, Summary, TrialRecord, config_di
 from convmixer.search.ledger import Ledger
 from convmixer.search.pool import RunCrashedError
 from convmixer.search.sampling import distributions, pruner, sampler
-from convmixer.search.space import SearchConfig, Values, describe, document_figures
+from convmixer.search.space import SearchConfig, Values, describe
 from convmixer.search.storage import Members, close_storage, exclusive, open_storage, start_anew
 from convmixer.training.observers import EpochWatcher
 
@@ -84,7 +84,6 @@ class Search:
                 f"{out}: cannot be written to ({error.strerror or error}); choose another --out."
             ) from None
         self.lock = exclusive(self.own / "lock")
-        self.document = document_figures(self.space)
         self.winner: dict[str, Any] | None = None
         self._known = self._read_records()
         with self.lock:
@@ -349,7 +348,6 @@ class Search:
             "config": self.base.to_dict(),
             "trials": [asdict(record) for record in self.records()],
             "winner": self.winner,
-            "document": self.document,
         }
         write_atomic(self.out / RECORDS, json.dumps(content, indent=2, allow_nan=False) + "\n")
 

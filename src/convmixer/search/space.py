@@ -8,7 +8,7 @@ import itertools
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -232,33 +232,6 @@ def _number(name: str, text: str) -> Number:
     if not math.isfinite(value):
         raise InputError(f"--values: {name} takes {'whole ' if kind is int else ''}numbers, not {text.strip()!r}.")
     return value
-
-
-_DOCUMENT = {  # best test accuracy in % for weight decay 1e-4, 1e-3, 1e-2, by learning rate and batch size
-    0.001: {64: (91.81, 92.04, 91.10), 128: (92.22, 92.28, 92.19), 256: (92.50, 92.41, 92.23)},
-    0.01: {64: (91.97, 92.25, 91.33), 128: (92.28, 92.26, 92.20), 256: (92.74, 92.39, 92.52)},
-    0.1: {64: (91.97, 92.03, 91.35), 128: (92.34, 92.21, 92.16), 256: (92.72, 92.33, 92.43)},
-}
-
-
-def document_figures(space: Sequence[Dimension]) -> list[dict[str, Any]]:
-    """What the study's document reports for each point of its grid, if ``space`` is that grid; nothing otherwise.
-
-    Its schedule overwrote the searched learning rate: the rows of equal weight decay and batch size are repeats of one
-    another. Each is the best of 25 epochs on the test set, from one run.
-    """
-    if {d.name: frozenset(d.values) for d in space if isinstance(d, Choice)} != _document_grid():
-        return []
-    return [
-        {"values": {"lr": lr, "weight_decay": wd, "batch_size": batch_size}, "test_accuracy": round(percent / 100, 4)}
-        for lr, rows in _DOCUMENT.items()
-        for i, wd in enumerate((0.0001, 0.001, 0.01))
-        for batch_size, percent in ((size, row[i]) for size, row in rows.items())
-    ]
-
-
-def _document_grid() -> Mapping[str, frozenset[Number]]:
-    return {d.name: frozenset(d.values) for d in SearchConfig().space() if isinstance(d, Choice)}
 
 
 def describe(values: Values) -> str:

@@ -21,6 +21,7 @@ CALIBRATION_BINS = 15
 # A float32 softmax underflows below it; with it the loss of an image stays finite, at most 87.4.
 _SMALLEST = float(np.finfo(np.float32).tiny)
 _Z95 = statistics.NormalDist().inv_cdf(0.975)
+_LARGEST_OF_TWO = 0.1
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,14 @@ class MeanInterval:
     std: float | None
     half_width: float | None
 
+    @property
+    def informative(self) -> bool:
+        """Whether there is an interval that says anything about an accuracy, or a difference of accuracies.
+
+        Student's t is 12.7 for two seeds: two points apart, their interval is 25 points wide.
+        """
+        return self.half_width is not None and (self.n > 2 or self.half_width <= _LARGEST_OF_TWO)
+
 
 def mean_interval(values: Iterable[float]) -> MeanInterval:
     """Mean, standard deviation and 95 % Student t interval of a figure over seeds; of one seed only the mean.
@@ -195,17 +204,13 @@ _ROUNDING = 1e-12  # differences of fractions that are equal but for their last 
 
 
 @dataclass(frozen=True)
-class PairedDifference:
-    """A figure minus the base's, seed by seed, over the ``n`` seeds that both have; the interval as in MeanInterval.
+class PairedDifference(MeanInterval):
+    """A figure minus the base's, seed by seed, over the ``n`` seeds that both have, with its interval.
 
     ``p_value`` is that of the two-sided paired t test; None where there is no spread to judge by: of one seed, or of
     differences that are all equal, which tell of the coarseness of the figure and not of certainty.
     """
 
-    n: int
-    mean: float
-    std: float | None
-    half_width: float | None
     p_value: float | None
 
     def verdict(self, p_value: float | None, level: float = 0.05) -> Verdict:

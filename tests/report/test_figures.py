@@ -1,4 +1,4 @@
-"""Pictures: what they show is what the records say."""
+"""Figures: what they show is what the records say."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from safetensors.torch import load_file
 
 from convmixer.models import ConvMixer, ConvMixerBN
 from convmixer.report.collect import Study
-from convmixer.report.pictures import (
+from convmixer.report.figures import (
     cost_points,
     curve_bands,
     difference_points,
-    draw_pictures,
+    draw_figures,
+    featured_run,
     learned_weights,
     mean_cells,
-    portrait,
 )
 from convmixer.report.records import StudyRecord
 from convmixer.runs import RunDir
@@ -45,7 +45,7 @@ from convmixer.utils.visualization import figure_svg
 
 
 def test_every_picture_has_words_and_a_name_of_its_own(record: StudyRecord, study: Study) -> None:
-    pictures = draw_pictures(record, study)
+    pictures = draw_figures(record, study)
     names = [picture.name for picture in pictures]
     assert len(set(names)) == len(names)
     assert {"width_time", "width_differences", "width_held_out", "width_loss"} <= set(names)
@@ -82,8 +82,8 @@ def test_a_band_spans_its_runs_where_all_have_been(runs: list[dict[int, float]])
         assert got.mean[i] - 1e-12 <= max(values) == got.high[i]
 
 
-def test_the_portrait_is_chosen_on_validation(record: StudyRecord, study: Study) -> None:
-    chosen = portrait(record, study)
+def test_the_featured_run_is_chosen_on_validation(record: StudyRecord, study: Study) -> None:
+    chosen = featured_run(record, study)
     assert chosen is not None
     rows = [row for row in record.experiments[0].rows if row.val_accuracy is not None]
     best = max(rows, key=lambda row: row.val_accuracy.mean)
