@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -162,10 +162,10 @@ def decode(raw: bytes) -> Image.Image:
     return image
 
 
-def header(raw: bytes) -> Image.Image:
+def header(raw: bytes | BinaryIO) -> Image.Image:
     """Reads an image's format, size and mode, not yet its pixels; raises BadImage like :func:`decode`."""
     try:
-        image = Image.open(io.BytesIO(raw), formats=_FORMATS)
+        image = Image.open(io.BytesIO(raw) if isinstance(raw, bytes) else raw, formats=_FORMATS)
     except UnidentifiedImageError:
         raise BadImage("is not a JPEG, PNG, WebP or BMP image") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -175,6 +175,12 @@ def header(raw: bytes) -> Image.Image:
     if image.width * image.height > _MOST_PIXELS:
         raise BadImage(f"has more than {_MOST_PIXELS // 10**6} million pixels")
     return image
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height in pixels of an image that was turned upright as its EXIF data say."""
+    width, height = image.size
+    return (height, width) if _orientation(image) >= 5 else (width, height)
 
 
 def _detail(error: BaseException) -> str:

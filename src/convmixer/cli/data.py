@@ -1,0 +1,196 @@
+"""The command that looks at a data set: convmixer data."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from convmixer.cli.output import ERRORS, print_json
+from convmixer.config import AugmentConfig, DataConfig
+from convmixer.errors import InputError
+from convmixer.presets import run_config
+
+if TYPE_CHECKING:
+    from convmixer.data import Dataset
+    from convmixer.data.duplicates import Duplicates
+    from convmixer.data.inspection import Inspection
+    from convmixer.data.originals import Originals
+
+_CLASSES_SHOWN = 30
+
+
+@dataclass(frozen=True)
+class Data:
+    """Find, download and verify a data set; say what is in it and what endangers results on it."""
+
+    dataset: tyro.conf.Positional[str] = "digits"
+    """digits, cifar10, cifar100, or folder:PATH."""
+    data_dir: str = "data"
+    """Where archives are looked for and placed."""
+    source: str | None = None
+    """Where to download from instead of the known hosts: a URL, or hub (Hugging Face)."""
+    image_size: int | None = None
+    """Side in pixels that the images of a folder are resized and cropped to."""
+    val_fraction: float = 0.1
+    """Fraction of the training images held out for validation."""
+    test_fraction: float = 0.2
+    """Fraction of a folder without a test split that becomes one."""
+    split_seed: int = 0
+    """Seed of these splits."""
+    sheet: Path | None = None
+    """File, .png or .svg, for a picture of samples of every class, beside the same ones as training sees them."""
+    recipe: str = "baseline"
+    """Recipe whose augmentation the sheet shows; the augmentation's own flags override it."""
+    augment: tyro.conf.OmitArgPrefixes[AugmentConfig] = field(default_factory=lambda: run_config().augment)
+    seed: int = 0
+    """Seed of the sheet's augmentation."""
+    json: bool = False
+    """Print everything as JSON."""
+
+    @classmethod
+    def defaults(cls, arguments: Sequence[str]) -> Data:
+        """What the flag that chooses defaults says: --recipe. Raises InputError if there is no such recipe."""
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        parser.add_argument("--recipe", default="baseline")
+        try:
+            chosen, _ = parser.parse_known_args(arguments)
+        except argparse.ArgumentError:
+            return cls()  # a flag without its value: the real parser says so
+        return cls(recipe=chosen.recipe, augment=run_config(recipe=chosen.recipe).augment)
+
+    def execute(self) -> int:
+        """Runs the command; returns the exit status."""
+        from convmixer.data import load_dataset
+        from convmixer.data.duplicates import near_duplicates
+        from convmixer.data.inspection import inspect
+
+        if self.sheet is not None and self.sheet.suffix.lower() not in (".png", ".svg"):
+            raise InputError(f"--sheet: {self.sheet} is neither a .png nor a .svg file; choose one of these suffixes.")
+        config = DataConfig(
+            dataset=self.dataset,
+            data_dir=self.data_dir,
+            source=self.source,
+            image_size=self.image_size,
+            val_fraction=self.val_fraction,
+            test_fraction=self.test_fraction,
+            split_seed=self.split_seed,
+        )
+        dataset = load_dataset(config, console=ERRORS)
+        with ERRORS.status("looking for duplicates"):
+            inspection = inspect(dataset)
+            near = near_duplicates(dataset)
+        originals = _originals(config, dataset)
+        if self.json:
+            found = inspection.to_dict() | {
+                "near_duplicates": None if near is None else near.to_dict(),
+                "originals": None if originals is None else originals.to_dict(),
+            }
+            print_json(dataset.info.to_dict() | {"inspection": found})
+        else:
+            _print_counts(dataset, inspection)
+            _print_findings(dataset, inspection, near, originals)
+        if self.sheet is not None:
+            self._draw(dataset, self.sheet)
+            ERRORS.print(f"Written: {self.sheet}", highlight=False, markup=False)
+        return 0
+
+    def _draw(self, dataset: Dataset, path: Path) -> None:
+        import torch
+
+        from convmixer.data.samples import augmented, class_samples
+        from convmixer.utils.image_sheets import ClassSamples, sample_sheet, samples_per_class
+        from convmixer.utils.visualization import save_figure
+
+        info, train = dataset.info, dataset.splits["train"]
+        chosen = class_samples(train, len(info.classes), samples_per_class(len(info.classes)))
+        index = torch.tensor([number for members in chosen for number in members])
+        changed = iter(augmented(dataset, index, self.augment, self.seed).numpy())
+        rows = [
+            ClassSamples(name, train.images[members].numpy(), [next(changed) for _ in members])
+            for name, members in zip(info.classes, chosen, strict=True)
+        ]
+        title = f"{info.name}: {len(train)} training images, {len(info.classes)} classes"
+        plain = self.augment == run_config(recipe=self.recipe).augment
+        save_figure(sample_sheet(rows, title, f"--recipe {self.recipe}{'' if plain else ' and other flags'}"), path)
+
+
+def _originals(config: DataConfig, dataset: Dataset) -> Originals | None:
+    from convmixer.data.originals import describe_originals
+
+    root = Path(config.dataset.partition(":")[2]).expanduser()
+    paths = [root / name for split in dataset.splits.values() for name in split.names]
+    if not paths:
+        return None
+    with ERRORS.status("reading the headers of the files"):
+        return describe_originals(paths, dataset.info.image_size)
+
+
+def _print_counts(dataset: Dataset, inspection: Inspection) -> None:
+    table = Table("class", *(f"{name} images" for name in inspection.counts))
+    columns = list(inspection.counts.values())
+    for name, *numbers in list(zip(dataset.info.classes, *columns, strict=True))[:_CLASSES_SHOWN]:
+        table.add_row(_literal(name), *(f"{number:,}" for number in numbers))
+    if (more := len(dataset.info.classes) - _CLASSES_SHOWN) > 0:
+        rest = [f"{sum(column[_CLASSES_SHOWN:]):,}" for column in columns]
+        table.add_row(f"… {more} more", *rest, style="dim")
+    table.add_section()
+    table.add_row("all", *(f"{sum(column):,}" for column in columns))
+    Console().print(table)
+
+
+def _literal(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _print_findings(
+    dataset: Dataset, inspection: Inspection, near: Duplicates | None, originals: Originals | None
+) -> None:
+    out, info, imbalance = Console(soft_wrap=True, highlight=False, markup=False), dataset.info, inspection.imbalance
+    out.print(f"{info.channels}×{info.image_size}×{info.image_size}, {len(info.classes)} classes, {info.fingerprint}")
+    out.print(
+        f"balance: the largest class ({imbalance.largest}) has {imbalance.ratio:.3g} times the images of the smallest "
+        f"({imbalance.smallest}); always answering {imbalance.largest} scores {imbalance.majority_baseline:.1%}"
+    )
+    for found in (inspection.duplicates, near):
+        if found is not None:
+            _print_duplicates(out, found)
+    if originals is not None:
+        _print_originals(out, originals)
+    for warning in inspection.warnings:
+        ERRORS.print(f"Warning: {warning}", style="yellow", highlight=False, markup=False)
+
+
+def _print_duplicates(out: Console, found: Duplicates) -> None:
+    kind = {"exact": "equal images (same pixels)", "near": "similar images (dHash; other crops are not found)"}
+    if not found.groups:
+        out.print(f"{kind[found.kind]}: none")
+        return
+    across = ", ".join(f"{number} of {pair}" for pair, number in found.across.items() if number) or "none across parts"
+    out.print(f"{kind[found.kind]}: {found.images} in {found.groups} groups; {across}")
+    for group in found.examples[:3]:
+        out.print("  " + " = ".join(f"{m.split}: {m.name or f'image {m.index}'} ({m.label})" for m in group))
+
+
+def _print_originals(out: Console, originals: Originals) -> None:
+    def listed(counts: dict[str, int]) -> str:
+        return ", ".join(f"{number:,} {name}" for name, number in counts.items())
+
+    some = "" if originals.examined == originals.files else f" (of {originals.files:,}; evenly spaced)"
+    more = originals.distinct_sizes - len(originals.common_sizes)
+    out.print(f"files: {originals.examined:,}{some}: {listed(originals.formats)}; modes {listed(originals.modes)}")
+    out.print(f"sizes: {listed(originals.common_sizes)}{f', {more:,} other sizes' if more > 0 else ''}")
+    for name, values in (("width", originals.width), ("height", originals.height), ("aspect", originals.aspect)):
+        out.print(f"{name}: {values.smallest:.4g} to {values.largest:.4g}, median {values.median:.4g}")
+    out.print(
+        f"scaled and cut to the square in the centre: {originals.enlarged:,} files are enlarged; "
+        f"{originals.cut.median:.0%} of a file's area is cut off (median), at most {originals.cut.largest:.0%}"
+    )

@@ -1,0 +1,183 @@
+"""Sheets of many small images with captions: samples of a data set, mistakes of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convmixer.utils.visualization import INK, MUTED, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Pixels = NDArray[np.uint8]
+"""(C, H, W), C being 1 or 3."""
+
+MOST_CLASSES = 1000
+"""That a sheet of samples shows."""
+_DPI = 150
+_LINE = 19  # pixels of a line of text
+_MARGIN = 16
+
+
+@dataclass
+class _Canvas:
+    """A white picture of a fixed size, with texts on it; lengths in pixels from the upper left corner."""
+
+    width: int
+    height: int
+    texts: list[tuple[float, float, str, float, str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.pixels = np.full((self.height, self.width, 3), 255, dtype=np.uint8)
+
+    def paste(self, image: NDArray[np.uint8], left: int, top: int) -> None:
+        """Puts an image (H, W, 3) onto the canvas."""
+        self.pixels[top : top + image.shape[0], left : left + image.shape[1]] = image
+
+    def write(
+        self, left: float, top: float, text: str, size: float = 7.5, color: str = INK, weight: str = "normal"
+    ) -> None:
+        """Puts a line of text below ``top``."""
+        self.texts.append((left, top, text, size, color, weight))
+
+    def figure(self) -> Figure:
+        """The picture, a pixel of the canvas being one of a PNG."""
+        with styled() as new:
+            figure = new(figsize=(self.width / _DPI, self.height / _DPI), dpi=_DPI)
+            axes = figure.add_axes((0, 0, 1, 1))
+            axes.set_axis_off()
+            axes.imshow(self.pixels, extent=(0, self.width, self.height, 0), interpolation="nearest", aspect="auto")
+            axes.set(xlim=(0, self.width), ylim=(self.height, 0))
+            for left, top, text, size, color, weight in self.texts:
+                axes.text(left, top, text, fontsize=size, color=color, weight=weight, va="top")
+        return figure
+
+
+@dataclass(frozen=True)
+class ClassSamples:
+    """A class of a sheet: its images as they are stored, and the same ones as training sees them."""
+
+    name: str
+    stored: Sequence[Pixels]
+    augmented: Sequence[Pixels]
+
+
+def samples_per_class(n_classes: int) -> int:
+    """How many images of each class a sheet has room for."""
+    return next(count for most, count, _ in _ROOM if n_classes <= most or most == MOST_CLASSES)
+
+
+_ROOM = ((12, 8, 64), (40, 6, 64), (150, 4, 48), (MOST_CLASSES, 2, 32))  # classes, images of each, their side
+
+
+def sample_sheet(classes: Sequence[ClassSamples], title: str, recipe: str) -> Figure:
+    """A strip of images for each class: as stored on the left, augmented on the right.
+
+    Args:
+        classes: what to show; no more than :data:`MOST_CLASSES` are.
+        title: first line.
+        recipe: what the augmentation is called.
+
+    Raises:
+        ValueError: no classes.
+    """
+    if not classes:
+        raise ValueError("a sheet needs at least one class.")
+    shown = classes[:MOST_CLASSES]
+    side = next(side for most, _, side in _ROOM if len(shown) <= most)
+    count = max(max(len(row.stored), len(row.augmented)) for row in shown) or 1
+    half = count * (side + 2)
+    block, strip = 2 * half + 2 * _MARGIN, _LINE + side + 8
+    columns = max(1, min(len(shown), round((len(shown) * strip / block) ** 0.5)))
+    rows = -(-len(shown) // columns)
+    top = 3 * _LINE + _MARGIN + 6
+    width = max(columns * block, 760) + _MARGIN
+    canvas = _Canvas(width, top + rows * strip + _MARGIN)
+    canvas.write(_MARGIN, _MARGIN, _shortened(title, width - 2 * _MARGIN, 10), size=10, weight="bold")
+    left_out = f"; the first {MOST_CLASSES} of {len(classes)} classes" if len(classes) > len(shown) else ""
+    legend = f"Left: as stored. Right: the same images as training sees them with {recipe}{left_out}."
+    canvas.write(_MARGIN, _MARGIN + _LINE + 8, _shortened(legend, width - 2 * _MARGIN), color=MUTED)
+    for number, row in enumerate(shown):
+        left, y = _MARGIN + number // rows * block, top + number % rows * strip
+        canvas.write(left, y, _shortened(row.name, 2 * half), weight="bold")
+        for images, start in ((row.stored, left), (row.augmented, left + half + 10)):
+            for place, image in enumerate(images[:count]):
+                canvas.paste(_thumbnail(image, side), start + place * (side + 2), y + _LINE)
+    return canvas.figure()
+
+
+@dataclass(frozen=True)
+class JudgedImage:
+    """An image of a gallery with two lines below it; ``activation`` (H', W') is shown as a heat map beside it."""
+
+    image: Pixels
+    first: str
+    second: str
+    activation: NDArray[np.float32] | None = None
+
+
+def gallery(sections: Sequence[tuple[str, Sequence[JudgedImage]]], columns: int = 6) -> Figure:
+    """Images with captions in sections, each image beside the heat map of its class activation.
+
+    Args:
+        sections: a heading with its images; empty ones show the heading alone.
+        columns: images in a row.
+
+    Raises:
+        ValueError: no sections.
+    """
+    if not sections:
+        raise ValueError("a gallery needs at least one section.")
+    side = 96
+    mapped = any(item.activation is not None for _, items in sections for item in items)
+    cell, line = (2 * side + 2 if mapped else side + 36) + 14, side + 2 * _LINE + 10
+    heights = [_LINE + 16 + -(-len(items) // columns) * line for _, items in sections]
+    canvas = _Canvas(2 * _MARGIN + columns * cell, 2 * _MARGIN + sum(heights))
+    top = _MARGIN
+    for (heading, items), height in zip(sections, heights, strict=True):
+        canvas.write(_MARGIN, top, _shortened(heading, columns * cell, 9.5), size=9.5, weight="bold")
+        for number, item in enumerate(items):
+            left, y = _MARGIN + number % columns * cell, top + _LINE + 12 + number // columns * line
+            picture = _thumbnail(item.image, side)
+            canvas.paste(picture, left, y)
+            if item.activation is not None:
+                canvas.paste(_heat(picture, item.activation), left + side + 2, y)
+            canvas.write(left, y + side + 3, _shortened(item.first, cell - 14))
+            canvas.write(left, y + side + 3 + _LINE, _shortened(item.second, cell - 14), color=MUTED)
+        top += height
+    return canvas.figure()
+
+
+def _thumbnail(image: Pixels, side: int) -> NDArray[np.uint8]:
+    """(C, H, W) → (side, side, 3): pixels kept sharp if there are fewer than ``side``, averaged if there are more."""
+    from PIL import Image
+
+    picture = Image.fromarray(image[0] if image.shape[0] == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
+    method = Image.Resampling.NEAREST if image.shape[-1] <= side else Image.Resampling.BOX
+    return np.asarray(picture.convert("RGB").resize((side, side), method))
+
+
+def _heat(picture: NDArray[np.uint8], activation: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(side, side, 3) in grey, coloured the more strongly the higher the activation is within its own range."""
+    from matplotlib import colormaps
+    from PIL import Image
+
+    low, high = float(activation.min()), float(activation.max())
+    scaled = (activation - low) / (high - low or 1.0)
+    smooth = Image.fromarray(scaled.astype(np.float32)).resize(picture.shape[:2][::-1], Image.Resampling.BILINEAR)
+    share = np.asarray(smooth).clip(0, 1)
+    grey = picture.mean(axis=2, keepdims=True).repeat(3, axis=2)
+    colour = 255 * colormaps["inferno"](share)[..., :3]
+    opacity = 0.75 * share[..., None]
+    return np.rint(grey * (1 - opacity) + colour * opacity).astype(np.uint8)
+
+
+def _shortened(text: str, width: float, size: float = 7.5) -> str:
+    """``text`` without its end where it would be wider than ``width`` pixels."""
+    most = max(4, int(width / (0.62 * size * _DPI / 72)))
+    return text if len(text) <= most else text[: most - 1] + "…"
