@@ -17,9 +17,10 @@ from typing import Annotated, Any
 
 import tyro
 
+from convmixer.cli.data import Data
 from convmixer.cli.output import ERRORS
 from convmixer.cli.study import Experiment, GridSearch, Report
-from convmixer.cli.tools import Bench, Data, Models
+from convmixer.cli.tools import Bench, Models
 from convmixer.cli.train import Train
 from convmixer.cli.use import Evaluate, Predict
 from convmixer.config import RunConfig
@@ -61,6 +62,8 @@ def _parse(arguments: list[str]) -> Any:
     options: dict[str, Any] = {"default": _train_defaults(arguments[1:])} if arguments[:1] == ["train"] else {}
     searches = arguments[:1] == ["grid-search"]
     search_options: dict[str, Any] = {"default": GridSearch(run=_train_defaults(arguments[1:]).run)} if searches else {}
+    inspects = arguments[:1] == ["data"]
+    data_options: dict[str, Any] = {"default": Data.defaults(arguments[1:])} if inspects else {}
     commands: Any = (
         Annotated[Train, tyro.conf.subcommand("train", **options)]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
@@ -68,7 +71,7 @@ def _parse(arguments: list[str]) -> Any:
         | Annotated[Experiment, tyro.conf.subcommand("experiment")]
         | Annotated[GridSearch, tyro.conf.subcommand("grid-search", **search_options)]
         | Annotated[Models, tyro.conf.subcommand("models")]
-        | Annotated[Data, tyro.conf.subcommand("data")]
+        | Annotated[Data, tyro.conf.subcommand("data", **data_options)]
         | Annotated[Bench, tyro.conf.subcommand("bench")]
         | Annotated[Report, tyro.conf.subcommand("report")]
     )

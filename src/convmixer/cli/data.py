@@ -113,7 +113,7 @@ class Data:
         index = torch.tensor([number for members in chosen for number in members])
         changed = iter(augmented(dataset, index, self.augment, self.seed).numpy())
         rows = [
-            ClassSamples(name, train.images[members].numpy(), [next(changed) for _ in members])
+            ClassSamples(name, list(train.images[members].numpy()), [next(changed) for _ in members])
             for name, members in zip(info.classes, chosen, strict=True)
         ]
         title = f"{info.name}: {len(train)} training images, {len(info.classes)} classes"
@@ -156,28 +156,31 @@ def _print_findings(
 ) -> None:
     out, info, imbalance = Console(soft_wrap=True, highlight=False, markup=False), dataset.info, inspection.imbalance
     out.print(f"{info.channels}×{info.image_size}×{info.image_size}, {len(info.classes)} classes, {info.fingerprint}")
-    out.print(
-        f"balance: the largest class ({imbalance.largest}) has {imbalance.ratio:.3g} times the images of the smallest "
-        f"({imbalance.smallest}); always answering {imbalance.largest} scores {imbalance.majority_baseline:.1%}"
-    )
+    if imbalance.ratio == 1:
+        out.print(f"balance: all classes are of one size; a constant answer scores {imbalance.majority_baseline:.1%}")
+    else:
+        out.print(
+            f"balance: {imbalance.largest!r} has {imbalance.ratio:.3g} times as many training images as "
+            f"{imbalance.smallest!r}; always answering {imbalance.largest!r} scores {imbalance.majority_baseline:.1%}"
+        )
     for found in (inspection.duplicates, near):
         if found is not None:
             _print_duplicates(out, found)
     if originals is not None:
         _print_originals(out, originals)
-    for warning in inspection.warnings:
-        ERRORS.print(f"Warning: {warning}", style="yellow", highlight=False, markup=False)
 
 
 def _print_duplicates(out: Console, found: Duplicates) -> None:
-    kind = {"exact": "equal images (same pixels)", "near": "similar images (dHash; other crops are not found)"}
+    kind = {"exact": "equal images (same pixels)", "near": "similar images (by dHash)"}
     if not found.groups:
         out.print(f"{kind[found.kind]}: none")
         return
     across = ", ".join(f"{number} of {pair}" for pair, number in found.across.items() if number) or "none across parts"
-    out.print(f"{kind[found.kind]}: {found.images} in {found.groups} groups; {across}")
+    groups = f"{found.groups} group{'s' if found.groups > 1 else ''}"
+    out.print(f"{kind[found.kind]}: {found.images:,} in {groups}; {across}")
+    sign = {"exact": " = ", "near": " ≈ "}[found.kind]
     for group in found.examples[:3]:
-        out.print("  " + " = ".join(f"{m.split}: {m.name or f'image {m.index}'} ({m.label})" for m in group))
+        out.print("  " + sign.join(f"{m.split}: {m.name or f'image {m.index}'} ({m.label})" for m in group))
 
 
 def _print_originals(out: Console, originals: Originals) -> None:
@@ -188,9 +191,11 @@ def _print_originals(out: Console, originals: Originals) -> None:
     more = originals.distinct_sizes - len(originals.common_sizes)
     out.print(f"files: {originals.examined:,}{some}: {listed(originals.formats)}; modes {listed(originals.modes)}")
     out.print(f"sizes: {listed(originals.common_sizes)}{f', {more:,} other sizes' if more > 0 else ''}")
-    for name, values in (("width", originals.width), ("height", originals.height), ("aspect", originals.aspect)):
-        out.print(f"{name}: {values.smallest:.4g} to {values.largest:.4g}, median {values.median:.4g}")
-    out.print(
-        f"scaled and cut to the square in the centre: {originals.enlarged:,} files are enlarged; "
-        f"{originals.cut.median:.0%} of a file's area is cut off (median), at most {originals.cut.largest:.0%}"
-    )
+    if originals.distinct_sizes > 1:
+        for name, values in (("width", originals.width), ("height", originals.height), ("aspect", originals.aspect)):
+            out.print(f"{name}: {values.smallest:.4g} to {values.largest:.4g}, median {values.median:.4g}")
+    if originals.enlarged:
+        out.print(f"enlarged: {originals.enlarged:,} files have fewer pixels than --image-size asks for")
+    if originals.cut.largest:
+        cut = originals.cut
+        out.print(f"cut to a square: {cut.median:.0%} of an image's area is lost (median), at most {cut.largest:.0%}")

@@ -1,4 +1,4 @@
-"""The commands beside training: convmixer models, data and bench."""
+"""The commands beside training: convmixer models and bench."""
 
 from __future__ import annotations
 
@@ -36,43 +36,6 @@ class Models:
             cost = (f"{row.parameters:,}", f"{row.multiply_adds / 1e6:,.1f} M")
             table.add_row(*map(str, (*cells, f"{row.image_size}×{row.image_size}", row.n_classes, *cost)))
         Console().print(table)
-        return 0
-
-
-@dataclass(frozen=True)
-class Data:
-    """Find, download and verify a data set, and say what is in it."""
-
-    dataset: tyro.conf.Positional[str] = "digits"
-    """digits, cifar10, cifar100, or folder:PATH."""
-    data_dir: str = "data"
-    """Where archives are looked for and placed."""
-    source: str | None = None
-    """Where to download from instead of the known hosts: a URL, or hub (Hugging Face)."""
-    image_size: int | None = None
-    """Side in pixels that the images of a folder are resized and cropped to."""
-    json: bool = False
-    """Print the description as JSON."""
-
-    def execute(self) -> int:
-        """Runs the command; returns the exit status."""
-        from convmixer.config import DataConfig
-        from convmixer.data import load_dataset
-
-        config = DataConfig(
-            dataset=self.dataset, data_dir=self.data_dir, source=self.source, image_size=self.image_size
-        )
-        dataset = load_dataset(config, console=ERRORS)
-        info = dataset.info
-        if self.json:
-            print_json(info.to_dict())
-            return 0
-        table = Table("split", "images", *info.classes[:10], *(["…"] if len(info.classes) > 10 else []))
-        for name, split in dataset.splits.items():
-            counts = split.labels.bincount(minlength=len(info.classes)).tolist()
-            table.add_row(name, str(len(split)), *map(str, counts[:10]))
-        Console().print(table)
-        print(f"{info.channels}×{info.image_size}×{info.image_size}, {len(info.classes)} classes, {info.fingerprint}")
         return 0
 
 

@@ -114,7 +114,8 @@ def load_dataset(config: DataConfig, *, protocol: Protocol = "validation", conso
         config: which data set and how to split it.
         protocol: ``validation`` holds ``config.val_fraction`` of the training images out (nothing if that is 0), unless
             the data brings a validation part of its own; ``original`` has no validation part.
-        console: where to show progress (on terminals only) and remarks; silent without one.
+        console: where to show progress (on terminals only), remarks, and warnings about duplicates, imbalance and
+            classes that a split lacks; silent without one.
 
     Returns:
         Splits train, test and, if held out, val: images (N, C, H, W) uint8, labels (N,) int64, on the CPU.
@@ -155,7 +156,13 @@ def load_dataset(config: DataConfig, *, protocol: Protocol = "validation", conso
         fingerprint=digest,
         sizes={part: len(splits[part]) for part in ("train", "val", "test") if part in splits},
     )
-    return Dataset(info, splits)
+    dataset = Dataset(info, splits)
+    if console is not None:
+        from convmixer.data.inspection import inspect
+
+        for warning in inspect(dataset).warnings:
+            console.print(f"Warning: {warning}", style="yellow", highlight=False, markup=False)
+    return dataset
 
 
 def _check_class_sizes(labels: torch.Tensor, missing: Sequence[str], classes: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -76,24 +76,26 @@ def near_duplicates(dataset: Dataset) -> Duplicates | None:
     from scipy.sparse.csgraph import connected_components
 
     images = torch.cat([split.images for split in dataset.splits.values()])
-    first, second = _candidates(_difference_hashes(images))
-    if len(first):
-        alike = np.concatenate([_alike(images[a], images[b]) for a, b in _in_parts(first, second)])
-        first, second = first[alike], second[alike]
-    links = coo_array((np.ones(len(first)), (first, second)), shape=(len(images), len(images)))
-    _, group = connected_components(links, directed=False)
+    _, chosen, copy_of = np.unique(_digests(dataset), return_index=True, return_inverse=True)
+    distinct, copy_of = images[torch.from_numpy(chosen)], copy_of.reshape(-1)
+    first, second = _candidates(_difference_hashes(distinct))
+    alike = _alike(distinct, first, second)
+    links = coo_array((np.ones(alike.sum()), (first[alike], second[alike])), shape=(len(distinct), len(distinct)))
+    _, component = connected_components(links, directed=False)
+    group = component[copy_of]
+    alone = np.bincount(component)[group] == 1  # but for exact duplicates
+    group[alone] = component.max() + 1 + np.arange(alone.sum())
     return _describe("near", dataset, group)
 
 
-def _in_parts(first: NDArray[np.intp], second: NDArray[np.intp]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    return zip(torch.from_numpy(first).split(512), torch.from_numpy(second).split(512), strict=True)
-
-
-def _alike(first: torch.Tensor, second: torch.Tensor) -> NDArray[np.bool_]:
-    """Which pairs of images (M, C, H, W) differ, but not by much."""
-    distance = (_grey(first, 16, 16) - _grey(second, 16, 16)).square().mean((1, 2)).sqrt()
-    alike: NDArray[np.bool_] = ((distance <= _LEVELS) & (first != second).flatten(1).any(1)).numpy()
-    return alike
+def _alike(images: torch.Tensor, first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Which pairs of images differ little, (M,): between ``first`` and ``second``, indices into ``images``."""
+    needed, place = np.unique(np.concatenate((first, second)), return_inverse=True)
+    small = _grey(images[torch.from_numpy(needed)], 16, 16)
+    a, b = torch.from_numpy(place.reshape(2, -1))
+    parts = zip(a.split(4096), b.split(4096), strict=True)
+    near = [(small[i] - small[j]).square().mean((1, 2)).sqrt() <= _LEVELS for i, j in parts]
+    return torch.cat(near).numpy()
 
 
 def _digests(dataset: Dataset) -> NDArray[np.void]:
@@ -108,6 +110,8 @@ def _digests(dataset: Dataset) -> NDArray[np.void]:
 def _grey(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """(N, C, H, W) uint8 → (N, height, width) float32, averaged over areas; grey as in ITU-R BT.601."""
     weights = torch.tensor((0.299, 0.587, 0.114) if images.shape[1] == 3 else (1.0,)).view(1, -1, 1, 1)
+    if not len(images):
+        return images.new_zeros((0, height, width), dtype=torch.float32)
     parts = [F.interpolate(part.float(), (height, width), mode="area") for part in images.split(512)]
     return torch.cat([(part * weights).sum(1) for part in parts])
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unicodedata import east_asian_width
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ class _Canvas:
 
     width: int
     height: int
-    texts: list[tuple[float, float, str, float, str, str]] = field(default_factory=list)
+    texts: list[_Line] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.pixels = np.full((self.height, self.width, 3), 255, dtype=np.uint8)
@@ -39,23 +40,54 @@ class _Canvas:
         """Puts an image (H, W, 3) onto the canvas."""
         self.pixels[top : top + image.shape[0], left : left + image.shape[1]] = image
 
-    def write(
-        self, left: float, top: float, text: str, size: float = 7.5, color: str = INK, weight: str = "normal"
-    ) -> None:
-        """Puts a line of text below ``top``."""
-        self.texts.append((left, top, text, size, color, weight))
+    def write(self, text: str, left: int, top: int, room: int, **style: Any) -> None:
+        """Puts a line of text onto the canvas, shortened to ``room`` pixels."""
+        self.texts.append(_Line(text, left, top, room, **style))
 
     def figure(self) -> Figure:
         """The picture, a pixel of the canvas being one of a PNG."""
         with styled() as new:
+            from matplotlib.transforms import Bbox, TransformedBbox
+
             figure = new(figsize=(self.width / _DPI, self.height / _DPI), dpi=_DPI)
             axes = figure.add_axes((0, 0, 1, 1))
             axes.set_axis_off()
             axes.imshow(self.pixels, extent=(0, self.width, self.height, 0), interpolation="nearest", aspect="auto")
             axes.set(xlim=(0, self.width), ylim=(self.height, 0))
-            for left, top, text, size, color, weight in self.texts:
-                axes.text(left, top, text, fontsize=size, color=color, weight=weight, va="top")
+            for line in self.texts:
+                style: dict[str, Any] = {
+                    "fontsize": line.size,
+                    "color": line.color,
+                    "weight": "bold" if line.bold else "normal",
+                }
+                drawn = axes.text(line.left, line.top, line.shortened(), va="top", clip_on=True, **style)
+                room = Bbox.from_bounds(line.left, line.top, line.room, 2 * _LINE)
+                drawn.set_clip_box(TransformedBbox(room, axes.transData))
         return figure
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line of text below ``top``."""
+
+    text: str
+    left: int
+    top: int
+    room: int
+    size: float = 7.5
+    color: str = INK
+    bold: bool = False
+
+    def shortened(self) -> str:
+        """The text without its end where it would be too wide; widths are estimated, and the rest is cut off."""
+        unit = (0.68 if self.bold else 0.58) * self.size * _DPI / 72
+        wide = {"W": 1.0 / 0.58, "F": 1.0 / 0.58}
+        width = 0.0
+        for count, letter in enumerate(self.text):
+            width += unit * wide.get(east_asian_width(letter), 1.0)
+            if width > self.room:
+                return self.text[: max(count - 1, 1)] + "…"
+        return self.text
 
 
 @dataclass(frozen=True)
@@ -96,15 +128,15 @@ def sample_sheet(classes: Sequence[ClassSamples], title: str, recipe: str) -> Fi
     columns = max(1, min(len(shown), round((len(shown) * strip / block) ** 0.5)))
     rows = -(-len(shown) // columns)
     top = 3 * _LINE + _MARGIN + 6
-    width = max(columns * block, 760) + _MARGIN
+    width = max(columns * block, 900) + _MARGIN
     canvas = _Canvas(width, top + rows * strip + _MARGIN)
-    canvas.write(_MARGIN, _MARGIN, _shortened(title, width - 2 * _MARGIN, 10), size=10, weight="bold")
+    canvas.write(title, _MARGIN, _MARGIN, width - 2 * _MARGIN, size=10, bold=True)
     left_out = f"; the first {MOST_CLASSES} of {len(classes)} classes" if len(classes) > len(shown) else ""
     legend = f"Left: as stored. Right: the same images as training sees them with {recipe}{left_out}."
-    canvas.write(_MARGIN, _MARGIN + _LINE + 8, _shortened(legend, width - 2 * _MARGIN), color=MUTED)
+    canvas.write(legend, _MARGIN, _MARGIN + _LINE + 8, width - 2 * _MARGIN, color=MUTED)
     for number, row in enumerate(shown):
         left, y = _MARGIN + number // rows * block, top + number % rows * strip
-        canvas.write(left, y, _shortened(row.name, 2 * half), weight="bold")
+        canvas.write(row.name, left, y, 2 * half, bold=True)
         for images, start in ((row.stored, left), (row.augmented, left + half + 10)):
             for place, image in enumerate(images[:count]):
                 canvas.paste(_thumbnail(image, side), start + place * (side + 2), y + _LINE)
@@ -140,15 +172,15 @@ def gallery(sections: Sequence[tuple[str, Sequence[JudgedImage]]], columns: int 
     canvas = _Canvas(2 * _MARGIN + columns * cell, 2 * _MARGIN + sum(heights))
     top = _MARGIN
     for (heading, items), height in zip(sections, heights, strict=True):
-        canvas.write(_MARGIN, top, _shortened(heading, columns * cell, 9.5), size=9.5, weight="bold")
+        canvas.write(heading, _MARGIN, top, columns * cell, size=9.5, bold=True)
         for number, item in enumerate(items):
             left, y = _MARGIN + number % columns * cell, top + _LINE + 12 + number // columns * line
             picture = _thumbnail(item.image, side)
             canvas.paste(picture, left, y)
             if item.activation is not None:
                 canvas.paste(_heat(picture, item.activation), left + side + 2, y)
-            canvas.write(left, y + side + 3, _shortened(item.first, cell - 14))
-            canvas.write(left, y + side + 3 + _LINE, _shortened(item.second, cell - 14), color=MUTED)
+            canvas.write(item.first, left, y + side + 3, cell - 14)
+            canvas.write(item.second, left, y + side + 3 + _LINE, cell - 14, color=MUTED)
         top += height
     return canvas.figure()
 
@@ -174,10 +206,5 @@ def _heat(picture: NDArray[np.uint8], activation: NDArray[np.float32]) -> NDArra
     grey = picture.mean(axis=2, keepdims=True).repeat(3, axis=2)
     colour = 255 * colormaps["inferno"](share)[..., :3]
     opacity = 0.75 * share[..., None]
-    return np.rint(grey * (1 - opacity) + colour * opacity).astype(np.uint8)
-
-
-def _shortened(text: str, width: float, size: float = 7.5) -> str:
-    """``text`` without its end where it would be wider than ``width`` pixels."""
-    most = max(4, int(width / (0.62 * size * _DPI / 72)))
-    return text if len(text) <= most else text[: most - 1] + "…"
+    blended: NDArray[np.uint8] = np.rint(grey * (1 - opacity) + colour * opacity).astype(np.uint8)
+    return blended
