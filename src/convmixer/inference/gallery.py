@@ -1,0 +1,118 @@
+"""The images that a model gets wrong with most confidence, and those it is least certain of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from convmixer.data import Split
+from convmixer.data.batches import Normalize
+from convmixer.inference.cam import class_activation_map
+from convmixer.models import ConvMixer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST = 24
+"""Images of each kind."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """An image and what a model makes of it."""
+
+    index: int
+    """Of the image in its split."""
+    file: str
+    """Relative to the data set's folder; empty for sets that are not files."""
+    true: str
+    predicted: str
+    confidence: float
+    """Probability of the predicted class."""
+    true_probability: float
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """A choice of images that are worth looking at, with all that a picture of them needs."""
+
+    mistakes: tuple[Case, ...]
+    """Most confident first."""
+    uncertain: tuple[Case, ...]
+    """Least confident first, right or wrong."""
+    total_mistakes: int
+    images: dict[int, NDArray[np.uint8]]
+    """(C, H, W) by index."""
+    activations: dict[int, NDArray[np.float32]]
+    """Class activation maps (H', W') of the predicted classes by index; empty where the model has none."""
+
+    @classmethod
+    def choose(
+        cls,
+        split: Split,
+        probabilities: torch.Tensor,
+        classes: Sequence[str],
+        model: nn.Module | None = None,
+        normalize: Normalize | None = None,
+    ) -> Self:
+        """The images at both ends.
+
+        Args:
+            split: N images.
+            probabilities: (N, K) on the CPU.
+            classes: K names.
+            model: where it is a ConvMixer, its class activation maps are added.
+            normalize: what the images go through in front of ``model``.
+        """
+        confidence, predicted = probabilities.max(1)
+        wrong = (predicted != split.labels).nonzero()[:, 0]
+        mistakes = wrong[confidence[wrong].argsort(descending=True, stable=True)][:MOST].tolist()
+        uncertain = confidence.argsort(stable=True)[:MOST].tolist()
+        true = probabilities.gather(1, split.labels[:, None])[:, 0]
+
+        def case(i: int) -> Case:
+            label, guess = classes[int(split.labels[i])], classes[int(predicted[i])]
+            file = split.names[i] if split.names else ""
+            return Case(i, file, label, guess, float(confidence[i]), float(true[i]))
+
+        chosen = sorted({*mistakes, *uncertain})
+        activations: dict[int, NDArray[np.float32]] = {}
+        if isinstance(model, ConvMixer) and normalize is not None and chosen:
+            inputs = normalize(split.images[chosen].to(normalize.mean.device))
+            maps = class_activation_map(model, inputs, predicted[chosen].to(inputs.device))
+            activations = dict(zip(chosen, maps.cpu().numpy(), strict=True))
+        return cls(
+            mistakes=tuple(map(case, mistakes)),
+            uncertain=tuple(map(case, uncertain)),
+            total_mistakes=len(wrong),
+            images={i: split.images[i].numpy() for i in chosen},
+            activations=activations,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: ``mistakes`` and ``uncertain``, without the pixels."""
+        return {"mistakes": [asdict(c) for c in self.mistakes], "uncertain": [asdict(c) for c in self.uncertain]}
+
+    def figure(self) -> Figure:
+        """A picture of all of them, with heat maps of the class activation where there are any."""
+        from convmixer.utils.image_sheets import JudgedImage, gallery
+
+        def shown(case: Case) -> JudgedImage:
+            right = case.true == case.predicted
+            names = case.true if right else f"{case.true} → {case.predicted}"
+            odds = f"{case.confidence:.1%}" + ("" if right else f", true class {case.true_probability:.1%}")
+            return JudgedImage(self.images[case.index], names, odds, self.activations.get(case.index))
+
+        count = len(self.mistakes)
+        first = f"The {count} most confident of {self.total_mistakes:,} mistakes: true class → prediction, confidence"
+        if count == self.total_mistakes:
+            first = f"All {count} mistakes: true class → prediction, confidence" if count else "No mistakes"
+        second = f"The {len(self.uncertain)} least certain images, right or wrong"
+        sections = ((first, self.mistakes), (second, self.uncertain))
+        return gallery([(heading, [shown(case) for case in cases]) for heading, cases in sections])
