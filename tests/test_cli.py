@@ -225,11 +225,10 @@ def test_predict_agrees_with_evaluate(convmixer: Run, trained: Path, digits: Dat
         Image.fromarray(test.images[i, 0].numpy()).save(tmp_path / f"{i:03}.png")
     _, out, _ = convmixer("predict", trained, tmp_path, "--json")
     predicted = [int(json.loads(line)["top"][0]["class"]) for line in out.splitlines()]
-    from convmixer.data import Split
-    from convmixer.inference.trained import TrainedModel
+    from convmixer.inference import load
 
-    split = Split(test.images[:100], test.labels[:100])
-    assert predicted == TrainedModel.load(RunDir(trained), "cpu").logits(split).argmax(1).tolist()
+    logits = load(trained, device="cpu").logits(test.images[:100].numpy())
+    assert predicted == logits.argmax(1).tolist()
 
 
 def test_a_bad_image_does_not_stop_the_others(convmixer: Run, trained: Path, picture: Path, tmp_path: Path) -> None:

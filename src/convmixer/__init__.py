@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from convmixer.config import RunConfig as RunConfig
     from convmixer.data import load_dataset as load_dataset
     from convmixer.errors import InputError as InputError
+    from convmixer.inference import evaluate_run
+    from convmixer.inference import load as load
     from convmixer.models import ConvMixer as ConvMixer
     from convmixer.models import ConvMixerBN as ConvMixerBN
     from convmixer.models import ConvMixerLC as ConvMixerLC
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from convmixer.models import create_model as create_model
     from convmixer.models import load_weights as load_weights
     from convmixer.presets import run_config as run_config
+    from convmixer.training import train as train
+
+    evaluate = evaluate_run
 
 _HOME = {
     "ConvMixer": "convmixer.models",
@@ -30,15 +35,19 @@ _HOME = {
     "InputError": "convmixer.errors",
     "RunConfig": "convmixer.config",
     "create_model": "convmixer.models",
+    "evaluate": "convmixer.inference",
+    "load": "convmixer.inference",
     "load_dataset": "convmixer.data",
     "load_weights": "convmixer.models",
     "run_config": "convmixer.presets",
+    "train": "convmixer.training",
 }
+_NAME_THERE = {"evaluate": "evaluate_run"}
 
 __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
+        return getattr(importlib.import_module(_HOME[name]), _NAME_THERE.get(name, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

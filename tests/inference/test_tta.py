@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from convmixer.data import Dataset
+from convmixer.inference import TorchPredictor
 from convmixer.inference.evaluate import evaluate_run, write_evaluation
-from convmixer.inference.trained import TrainedModel
 from convmixer.inference.tta import mirrored, shifted, views
 from convmixer.runs import RunDir
 from convmixer.training import read_test_set, train
@@ -49,7 +49,7 @@ def test_the_mean_of_probabilities_is_reported_beside_the_plain_figures(tmp_path
     assert (plain.test_accuracy, plain.test_loss) == (summary.test_accuracy, summary.test_loss)
     assert (plain.selected_epoch, plain.test_accuracy_tta) == (summary.selected_epoch, None)
 
-    trained, part = TrainedModel.load(RunDir(tmp_path / "run"), "cpu"), digits.splits["test"]
+    trained, part = TorchPredictor.load(RunDir(tmp_path / "run"), "cpu").deployed, digits.splits["test"]
     chosen = views("shifts", mirror=False)
     assert len(chosen) == 5  # mirrored digits are other symbols
     with torch.inference_mode():

@@ -17,7 +17,7 @@ from convmixer.errors import InputError
 from convmixer.utils.formatting import percent
 
 if TYPE_CHECKING:
-    from convmixer.inference.evaluate import RunEvaluation
+    from convmixer.inference import RunEvaluation
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Evaluate:
     split: Literal["test", "val", "train"] = "test"
     """Which part of the data; train is without the validation part."""
     data_dir: str | None = None
-    """Where archives lie, if not where they lay in training."""
+    """Directory of the archives, if moved since training."""
     device: Device = "auto"
     """Where to run."""
     precision: Precision = "auto"
@@ -38,16 +38,16 @@ class Evaluate:
     """How the model is executed; see convmixer train --help."""
     tta: Tta | None = None
     """Test-time augmentation to report beside the plain figures; by default what the run asks for."""
-    batch_size: int = 500
-    """Images at once."""
+    batch_size: int | None = None
+    """Batch size; by default as many images as suit the device."""
     json: bool = False
     """Print the figures as JSON."""
 
     def execute(self) -> int:
         """Runs the command; returns the exit status."""
-        from convmixer.inference.evaluate import evaluate_run, write_evaluation
+        from convmixer.inference import evaluate_run, write_evaluation
 
-        if self.batch_size < 1:
+        if self.batch_size is not None and self.batch_size < 1:
             raise InputError(f"--batch-size: {self.batch_size} is out of range; give at least 1.")
         evaluation = evaluate_run(
             self.run,
@@ -85,17 +85,15 @@ class Predict:
 
     def execute(self) -> int:
         """Runs the command; returns the exit status: 2 if an image could not be read."""
-        from convmixer.inference.predict import Prediction, predict_images
-        from convmixer.inference.trained import TrainedModel
-        from convmixer.runs import RunDir
+        from convmixer.inference import Prediction, load, predict_images
 
         if not self.images:
             raise InputError("predict: no image given; name files or folders, or - for stdin.")
         if self.top_k < 1:
             raise InputError(f"--top-k: {self.top_k} is out of range; give at least 1.")
-        trained = TrainedModel.load(RunDir.existing(self.run), self.device)
+        predictor = load(self.run, device=self.device)
         status, out = 0, Console(soft_wrap=True, highlight=False, markup=False)
-        for answer in predict_images(trained, self.images, self.top_k):
+        for answer in predict_images(predictor, self.images, self.top_k):
             if not isinstance(answer, Prediction):
                 ERRORS.print(answer.reason, highlight=False, markup=False)
                 status = 2

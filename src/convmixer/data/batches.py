@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from convmixer.data.augment import Augment
 from convmixer.data.datasets import DatasetInfo, Split
@@ -24,17 +25,23 @@ def seeded(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
-class Normalize:
+class Normalize(nn.Module):
     """uint8 images → float32 with mean 0 and standard deviation 1 for each channel of the training set."""
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, info: DatasetInfo, device: torch.device, channels_last: bool = False) -> None:
+        super().__init__()
+
         def per_channel(values: tuple[float, ...]) -> torch.Tensor:
             return torch.tensor(values, device=device).mul(255.0).view(1, -1, 1, 1)
 
-        self.mean, self.std = per_channel(info.mean), per_channel(info.std)
+        self.register_buffer("mean", per_channel(info.mean))
+        self.register_buffer("std", per_channel(info.std))
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) uint8 → the same shape in float32."""
         return images.float().sub_(self.mean).div_(self.std).contiguous(memory_format=self.layout)
 
@@ -130,9 +137,3 @@ class TrainBatches:
             return images, labels
         images, targets = self.mixing.mix(images, labels, concatenate([self.mixing.sample(batch) for batch in batches]))
         return images.contiguous(memory_format=self.normalize.layout), targets
-
-
-def in_order(split: Split, batch_size: int, normalize: Normalize, device: torch.device) -> Iterator[torch.Tensor]:
-    """All images of ``split`` in their order, normalised, (B, C, H, W) float32."""
-    for images in split.images.split(batch_size):
-        yield normalize(images.to(device))

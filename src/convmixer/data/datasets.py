@@ -107,11 +107,13 @@ SOURCES = {
 """Kind of data set (what stands before a colon) and the module whose ``load(config, console)`` gives a Collection."""
 
 
-def load_dataset(config: DataConfig, *, protocol: Protocol = "validation", console: Console | None = None) -> Dataset:
+def load_dataset(
+    config: DataConfig | str, *, protocol: Protocol = "validation", console: Console | None = None
+) -> Dataset:
     """Loads a data set into memory, checks it, and splits it.
 
     Args:
-        config: which data set and how to split it.
+        config: which data set and how to split it, or just its name, such as ``digits``.
         protocol: ``validation`` holds ``config.val_fraction`` of the training images out (nothing if that is 0), unless
             the data brings a validation part of its own; ``original`` has no validation part.
         console: where to show progress (on terminals only), remarks, and warnings about duplicates, imbalance and
@@ -123,6 +125,8 @@ def load_dataset(config: DataConfig, *, protocol: Protocol = "validation", conso
     Raises:
         InputError: the data is missing, damaged or too small, cannot be downloaded, or does not suit the configuration.
     """
+    if isinstance(config, str):
+        config = DataConfig(dataset=config)
     load: Callable[[DataConfig, Console | None], Collection]
     load = importlib.import_module(SOURCES[config.dataset.partition(":")[0]]).load
     collection = load(config, console)

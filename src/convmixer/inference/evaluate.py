@@ -1,8 +1,7 @@
-"""From a run directory to a full evaluation."""
+"""From a predictor and labelled images, or a run directory, to a full evaluation."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -10,14 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 
 from convmixer.config import Device, Engine, Precision, Tta
 from convmixer.data import Dataset, Split, load_dataset
 from convmixer.errors import InputError
 from convmixer.files import write_atomic
-from convmixer.inference.trained import TrainedModel
-from convmixer.inference.tta import views
+from convmixer.inference.predictor import Predictor
+from convmixer.inference.torch_predictor import TorchPredictor
+from convmixer.inference.tta import View, itself, views
 from convmixer.runs import RunDir
 from convmixer.runtime.device import dtype_name
 from convmixer.utils.metrics import Evaluation, evaluate_predictions
@@ -46,6 +48,95 @@ class RunEvaluation:
         return own | self.figures.to_dict()
 
 
+@dataclass(frozen=True)
+class SplitEvaluation:
+    """What a predictor is worth on labelled images."""
+
+    figures: Evaluation
+    figures_tta: Evaluation | None
+    """With test-time augmentation, if there was any."""
+    images_per_second: float
+    """Without it."""
+
+
+def predict_logits(
+    predictor: Predictor,
+    images: torch.Tensor,
+    *,
+    batch_size: int | None = None,
+    check: Callable[[], None] = lambda: None,
+    view: View = itself,
+) -> torch.Tensor:
+    """The predictor's answers, in the order of the images.
+
+    Args:
+        predictor: a model, however it is executed.
+        images: (N, C, H, H) uint8, on the CPU.
+        batch_size: images at once; by default as many as suit the predictor.
+        check: called before every batch; may raise to stop.
+        view: what the predictor sees of the images.
+
+    Returns:
+        (N, K) float32 on the CPU.
+    """
+    outputs = []
+    for batch in images.split(batch_size or predictor.batch_size):
+        check()
+        outputs.append(predictor.logits(view(batch).numpy()))
+    return torch.from_numpy(np.concatenate(outputs))
+
+
+def loss_and_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
+    """Mean cross-entropy and fraction of correct answers of (N, K) logits for (N,) labels."""
+    return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).double().mean().item()
+
+
+def evaluate_split(
+    predictor: Predictor,
+    split: Split,
+    *,
+    tta: Tta = "none",
+    mirror: bool = False,
+    batch_size: int | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> SplitEvaluation:
+    """Evaluates a predictor on labelled images, wherever both come from.
+
+    Args:
+        predictor: a model, however it is executed.
+        split: N images of its size, with labels in the order of its classes.
+        tta: test-time augmentation to report beside the plain figures.
+        mirror: whether a mirrored image keeps its label, so that such augmentation may mirror.
+        batch_size: images at once; by default as many as suit the predictor.
+        check: called before every batch; may raise to stop.
+
+    Raises:
+        InputError: images of another size than the predictor takes, or more classes than it knows.
+    """
+    wanted, classes = predictor.input, predictor.classes
+    shape = (wanted.channels, wanted.image_size, wanted.image_size)
+    if tuple(split.images.shape[1:]) != shape or int(split.labels.max()) >= len(classes):
+        raise InputError(
+            f"{predictor.name}: takes images of shape {shape} and knows {len(classes)} classes; the images have shape "
+            f"{tuple(split.images.shape[1:])} and labels up to {int(split.labels.max())}. Evaluate on the data that "
+            "it was trained for."
+        )
+
+    def probabilities(view: View) -> torch.Tensor:
+        logits = predict_logits(predictor, split.images, batch_size=batch_size, check=check, view=view)
+        return logits.double().softmax(1)
+
+    def figures(of: torch.Tensor) -> Evaluation:
+        return evaluate_predictions(of.numpy(), split.labels.numpy(), classes)
+
+    start = time.perf_counter()
+    plain = probabilities(itself)
+    seconds = time.perf_counter() - start
+    others = [probabilities(view) for view in views(tta, mirror=mirror)[1:]]
+    averaged = figures(torch.stack((plain, *others)).mean(0)) if tta != "none" else None
+    return SplitEvaluation(figures(plain), averaged, len(split) / seconds)
+
+
 def evaluate_run(
     path: str | Path,
     split: str = "test",
@@ -64,8 +155,8 @@ def evaluate_run(
     Args:
         path: the run directory.
         split: train (without the validation part), val or test.
-        dataset: the run's data, where the caller has them; loaded otherwise.
-        data_dir: where archives lie, if not where they lay in training.
+        dataset: the run's data, if already loaded.
+        data_dir: directory of the archives, if moved since training.
         device: where to compute.
         precision: number format.
         engine: how the model is executed.
@@ -78,34 +169,23 @@ def evaluate_run(
     """
     run = RunDir.existing(path)
     config, info = run.config(), run.dataset()
-    trained = TrainedModel.load(run, device, precision, engine)
+    predictor = TorchPredictor.load(run, device, precision, engine)
     part = _part_of(run, split, dataset, data_dir)
-    start = time.perf_counter()
-    logits = trained.logits(part, batch_size=batch_size, check=check)
-    seconds = time.perf_counter() - start
-    probabilities = logits.double().softmax(1)
     tta = config.train.tta if tta is None else tta
     mirror = info.mirror if config.augment.flip is None else config.augment.flip
-    augmented = None
-    if tta != "none":
-        others = [
-            trained.logits(part, batch_size=batch_size, check=check, view=view).double().softmax(1)
-            for view in views(tta, mirror=mirror)[1:]
-        ]
-        mean = torch.stack((probabilities, *others)).mean(0)
-        augmented = evaluate_predictions(mean.numpy(), part.labels.numpy(), info.classes)
+    found = evaluate_split(predictor, part, tta=tta, mirror=mirror, batch_size=batch_size, check=check)
     return RunEvaluation(
         run=str(run.path),
         split=split,
         dataset=info.name,
         images=len(part),
-        images_per_second=len(part) / seconds,
-        device=trained.device.type,
-        precision=dtype_name(trained.precision),
-        figures=evaluate_predictions(probabilities.numpy(), part.labels.numpy(), info.classes),
+        images_per_second=found.images_per_second,
+        device=predictor.device.type,
+        precision=dtype_name(predictor.precision),
+        figures=found.figures,
         tta=tta,
-        accuracy_tta=augmented.accuracy if augmented else None,
-        loss_tta=augmented.loss if augmented else None,
+        accuracy_tta=found.figures_tta.accuracy if found.figures_tta else None,
+        loss_tta=found.figures_tta.loss if found.figures_tta else None,
     )
 
 
@@ -137,18 +217,6 @@ def write_evaluation(evaluation: RunEvaluation, *, pictures: bool = True) -> lis
     save_figure(confusion_matrix(figures.confusion, [row.name for row in figures.per_class]), files[1])
     save_figure(calibration_diagram(figures.calibration), files[2])
     return files
-
-
-def read_evaluation(run: RunDir, split: str = "test") -> Evaluation | None:
-    """The figures that :func:`write_evaluation` kept, or None if it did not. Raises InputError if they are damaged."""
-    path = run.path / f"evaluation_{split}.json"
-    if not path.exists():
-        return None
-    try:
-        values = json.loads(path.read_text())
-        return Evaluation.from_dict({field.name: values[field.name] for field in dataclasses.fields(Evaluation)})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: does not hold an evaluation ({error!r}).") from None
 
 
 _EVALUATION_FILES = (("evaluation", ".json"), ("confusion", ".png"), ("calibration", ".png"))

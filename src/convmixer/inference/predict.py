@@ -1,18 +1,29 @@
-"""From image files to class probabilities."""
+"""From images to class probabilities."""
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
-from convmixer.data import Split
 from convmixer.data.images import IMAGE_SUFFIXES, open_image, prepare_image
 from convmixer.errors import InputError
-from convmixer.inference.trained import TrainedModel
+from convmixer.inference.predictor import ImageInput, Predictor
+
+Picture = str | Path | Image.Image | np.ndarray | torch.Tensor
+"""An image file or a folder of them, a Pillow image, or pixels as uint8: (H, W), (H, W, C) or (C, H, W), or a batch of
+these. C is 1 or 3; where both ends could be C, it is the last axis of an array and the first of a tensor."""
+
+_Prepared = tuple[str, np.ndarray | str]
+"""An image's name with its (C, H, H) uint8 pixels, or with the reason why there are none."""
+
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -20,6 +31,7 @@ class Prediction:
     """The most probable classes of an image, best first."""
 
     image: str
+    """Its path, or its place among the images that were given."""
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
 
@@ -32,59 +44,108 @@ class Unreadable:
     reason: str
 
 
-def predict_images(
-    trained: TrainedModel, sources: Iterable[str], top_k: int = 3, batch_size: int = 64
-) -> Iterator[Prediction | Unreadable]:
-    """Predicts images in the order of ``sources``.
+def predict(predictor: Predictor, images: Picture | Iterable[Picture], top_k: int = 3) -> list[Prediction]:
+    """The most probable classes of each image, in the order of the images.
 
     Args:
-        trained: the model to use.
+        predictor: the model to use.
+        images: one image or several, of any size; a folder stands for the images below it, sorted by path.
+        top_k: how many classes to name for each.
+
+    Raises:
+        InputError: an image that cannot be read, or pixels that are not uint8 of 1 or 3 channels.
+    """
+    if top_k < 1:
+        raise InputError(f"top_k: {top_k} is out of range; give at least 1.")
+    answers = []
+    for answer in _answers(predictor, _prepared(images, predictor.input), top_k, _BATCH):
+        if isinstance(answer, Unreadable):
+            raise InputError(answer.reason)
+        answers.append(answer)
+    return answers
+
+
+def predict_images(
+    predictor: Predictor, sources: Iterable[str], top_k: int = 3, batch_size: int = _BATCH
+) -> Iterator[Prediction | Unreadable]:
+    """Predicts image files in the order of ``sources``, going on where one cannot be read.
+
+    Args:
+        predictor: the model to use.
         sources: image files, folders (all images below them, sorted by path), or "-" for one image's bytes on stdin.
         top_k: how many classes to name for each image.
         batch_size: images at once.
     """
-    pending: list[tuple[str, torch.Tensor | str]] = []
-    for item in _prepared(sources, trained):
-        pending.append(item)
-        if len(pending) == batch_size:
-            yield from _predict_batch(trained, pending, top_k)
-            pending = []
-    yield from _predict_batch(trained, pending, top_k)
+    prepared = itertools.chain.from_iterable(_from_path(source, predictor.input) for source in sources)
+    return _answers(predictor, prepared, top_k, batch_size)
 
 
-def _predict_batch(
-    trained: TrainedModel, items: list[tuple[str, torch.Tensor | str]], top_k: int
+def _answers(
+    predictor: Predictor, prepared: Iterable[_Prepared], top_k: int, batch_size: int
 ) -> Iterator[Prediction | Unreadable]:
-    images = [image for _, image in items if isinstance(image, torch.Tensor)]
-    answers: Iterator[tuple[list[float], list[int]]] = iter(())
+    items = iter(prepared)
+    while batch := list(itertools.islice(items, batch_size)):
+        yield from _predict_batch(predictor, batch, top_k)
+
+
+def _predict_batch(predictor: Predictor, items: list[_Prepared], top_k: int) -> Iterator[Prediction | Unreadable]:
+    images = [image for _, image in items if isinstance(image, np.ndarray)]
+    best: Iterator[tuple[list[float], list[int]]] = iter(())
     if images:
-        batch = Split(torch.stack(images), torch.zeros(len(images), dtype=torch.int64))
-        best = trained.logits(batch).double().softmax(1).topk(min(top_k, len(trained.info.classes)))
-        answers = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        probabilities = torch.from_numpy(predictor.logits(np.stack(images))).double().softmax(1)
+        top = probabilities.topk(min(top_k, len(predictor.classes)))
+        best = zip(top.values.tolist(), top.indices.tolist(), strict=True)
     for name, image in items:
         if isinstance(image, str):
             yield Unreadable(name, image)
         else:
-            probabilities, indices = next(answers)
-            yield Prediction(name, tuple(trained.info.classes[i] for i in indices), tuple(probabilities))
+            values, indices = next(best)
+            yield Prediction(name, tuple(predictor.classes[i] for i in indices), tuple(values))
 
 
-def _prepared(sources: Iterable[str], trained: TrainedModel) -> Iterator[tuple[str, torch.Tensor | str]]:
-    """Each image's name with its (C, H, W) uint8 pixels, or with the reason why there are none."""
-    for source in sources:
+def _prepared(images: Picture | Iterable[Picture], wanted: ImageInput) -> Iterator[_Prepared]:
+    for number, item in enumerate([images] if isinstance(images, Picture) else images, 1):
+        if isinstance(item, (str, Path)):
+            yield from _from_path(str(item), wanted)
+        elif isinstance(item, Image.Image):
+            name = getattr(item, "filename", "") or f"image {number}"
+            yield str(name), prepare_image(item, wanted.image_size, wanted.channels)
+        else:
+            yield from _from_pixels(item, f"image {number}", wanted)
+
+
+def _from_path(source: str, wanted: ImageInput) -> Iterator[_Prepared]:
+    try:
+        names = list(_files(source))
+    except InputError as error:
+        yield source, str(error)
+        return
+    for name in names:
         try:
-            names = list(_files(source))
+            image = open_image(sys.stdin.buffer.read() if name == "-" else Path(name))
+            yield name, prepare_image(image, wanted.image_size, wanted.channels)
         except InputError as error:
-            yield source, str(error)
-            continue
-        for name in names:
-            try:
-                image = open_image(sys.stdin.buffer.read() if name == "-" else Path(name))
-                pixels = prepare_image(image, trained.info.image_size, trained.info.channels)
-            except InputError as error:
-                yield name, str(error)
-            else:
-                yield name, torch.from_numpy(pixels)
+            yield name, str(error)
+
+
+def _from_pixels(pixels: np.ndarray | torch.Tensor, name: str, wanted: ImageInput) -> Iterator[_Prepared]:
+    first, last = isinstance(pixels, torch.Tensor), isinstance(pixels, np.ndarray)
+    array = pixels.numpy(force=True) if isinstance(pixels, torch.Tensor) else pixels
+    if array.dtype != np.uint8 or array.ndim not in (2, 3, 4):
+        yield name, f"{name}: is {array.dtype} of shape {array.shape}; give uint8 pixels of one image or of a batch."
+        return
+    if array.ndim == 4:
+        for number, image in enumerate(pixels, 1):
+            yield from _from_pixels(image, f"{name}, {number}", wanted)
+        return
+    if array.ndim == 3:
+        first, last = array.shape[0] in (1, 3) and (first or array.shape[2] not in (1, 3)), array.shape[2] in (1, 3)
+        if not (first or last):
+            yield name, f"{name}: has the shape {array.shape}; give (H, W, C) or (C, H, W) with C 1 or 3."
+            return
+        array = array.transpose(1, 2, 0) if first else array
+        array = array[..., 0] if array.shape[2] == 1 else array
+    yield name, prepare_image(Image.fromarray(np.ascontiguousarray(array)), wanted.image_size, wanted.channels)
 
 
 def _files(source: str) -> Iterator[str]:

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 
 from convmixer.config import Tta
 
 View = Callable[[torch.Tensor], torch.Tensor]
-"""Images (N, C, H, W) float32 → the same shape, in the same memory format."""
+"""Images (N, C, H, W) of any type → the same shape, type and memory format."""
 
 _SHIFTS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
@@ -33,11 +32,11 @@ def itself(images: torch.Tensor) -> torch.Tensor:
 
 def shifted(images: torch.Tensor, *, down: int, right: int) -> torch.Tensor:
     """The images moved by at most a pixel; the line that becomes free repeats the one beside it."""
-    height, width = images.shape[2:]
-    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
-    return padded[:, :, 1 - down : 1 - down + height, 1 - right : 1 - right + width].contiguous(
-        memory_format=_format(images)
+    rows, columns = (
+        (torch.arange(size, device=images.device) - by).clamp(0, size - 1)
+        for size, by in zip(images.shape[2:], (down, right), strict=True)
     )
+    return images.index_select(2, rows).index_select(3, columns).contiguous(memory_format=_format(images))
 
 
 def mirrored(images: torch.Tensor, *, view: View = itself) -> torch.Tensor:

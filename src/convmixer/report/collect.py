@@ -20,7 +20,6 @@ from convmixer.config import ModelConfig, RunConfig
 from convmixer.data import DatasetInfo
 from convmixer.errors import InputError
 from convmixer.experiments import EXPERIMENTS, PublishedResult
-from convmixer.inference.evaluate import read_evaluation
 from convmixer.report.records import ComparisonRow, ExperimentRecord, RunRow, SearchRecord
 from convmixer.runs import EpochRecord, RunDir, TrialRecord
 from convmixer.utils.metrics import Evaluation
@@ -227,7 +226,7 @@ def _load(root: Path, path: str) -> Run:
 def _read(run: RunDir, path: str) -> Run:
     config, summary, environment = run.config(), run.summary(), run.environment()
     info = run.dataset() if (run.path / "dataset.json").exists() else None
-    evaluation = read_evaluation(run)
+    evaluation = run.evaluation()
     metrics = summary.to_dict() if summary else {}
     known: dict[str, Any] = {name: metrics.get(name) for name in _FROM_SUMMARY}
     if known["multiply_adds"] is None and info is not None:  # runs of earlier versions

@@ -7,6 +7,7 @@ metrics.jsonl      a line for every finished epoch
 checkpoint.pt      everything needed to continue (and checkpoint.previous.pt)
 model.safetensors  the selected weights
 summary.json       final figures, once the run has ended
+evaluation_*.json  what the selected weights are worth on a split
 error.txt          the traceback of the failure that ended the last attempt, until another one succeeds
 tensorboard/       the same metrics as TensorBoard events
 """
@@ -17,7 +18,7 @@ import json
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,6 +30,7 @@ from convmixer.errors import InputError, Interrupted
 from convmixer.files import file_lock, is_locked, write_atomic
 from convmixer.runs.checkpoint import CURRENT, PREVIOUS
 from convmixer.runs.records import EpochRecord, Status, Summary
+from convmixer.utils.metrics import Evaluation
 
 _ERROR = "error.txt"
 _LOCK = ".lock"
@@ -81,6 +83,17 @@ class RunDir:
             return [EpochRecord(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
         except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
             raise InputError(f"{path}: does not hold a run's epochs ({error}).") from None
+
+    def evaluation(self, split: str = "test") -> Evaluation | None:
+        """``evaluation_<split>.json``, or None if the split was not evaluated."""
+        name = f"evaluation_{split}.json"
+        if not (self.path / name).exists():
+            return None
+        values = self._read(name)
+        try:
+            return Evaluation.from_dict({field.name: values[field.name] for field in fields(Evaluation)})
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{self.path / name}: does not hold an evaluation ({error!r}).") from None
 
     def environment(self) -> dict[str, Any]:
         """``environment.json``; empty if there is none yet."""

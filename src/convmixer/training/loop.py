@@ -10,7 +10,9 @@ import torch
 
 from convmixer.config import RunConfig
 from convmixer.data import Dataset
-from convmixer.inference.trained import compute_logits, loss_and_accuracy
+from convmixer.inference.deployed import Deployed
+from convmixer.inference.evaluate import loss_and_accuracy, predict_logits
+from convmixer.inference.torch_predictor import TorchPredictor
 from convmixer.models import ConvMixer
 from convmixer.runs import EpochRecord
 from convmixer.runtime.device import choose_precision
@@ -185,8 +187,10 @@ class TrainingLoop:
         """Loss and accuracy of a model on the images that choose the epoch, called ``name`` in the record."""
         assert self.selection
         part = self.dataset.splits[self.selection]
-        arguments = (model, part, self.batches.normalize, self.device, self.precision)
-        loss, accuracy = loss_and_accuracy(compute_logits(*arguments, check=self.check_stop), part.labels)
+        deployed = Deployed(model, self.batches.normalize)
+        predictor = TorchPredictor(deployed, self.dataset.info, self.device, self.precision)
+        logits = predict_logits(predictor, part.images, check=self.check_stop)
+        loss, accuracy = loss_and_accuracy(logits, part.labels)
         if not math.isfinite(loss):
             raise self._diverged(f"the {name} loss is {loss}")
         return {f"{name}_loss": loss, f"{name}_accuracy": accuracy}

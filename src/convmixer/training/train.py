@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from rich.console import Console
@@ -17,8 +17,9 @@ from convmixer.config import Engine, RunConfig
 from convmixer.data import Dataset, load_dataset
 from convmixer.errors import InputError, Interrupted
 from convmixer.files import write_atomic
-from convmixer.inference.evaluate import RunEvaluation, evaluate_run, write_evaluation
+from convmixer.inference import RunEvaluation, evaluate_run, write_evaluation
 from convmixer.models import count_multiply_adds, count_parameters
+from convmixer.presets import run_config
 from convmixer.runs import RunDir, Summary
 from convmixer.runs.checkpoint import DamagedCheckpointError, load_checkpoint
 from convmixer.runtime.allocator import prepared_cpu
@@ -34,7 +35,7 @@ _FEW_STEPS = 10  # in an epoch: so few that a smaller batch is the better choice
 
 
 def train(
-    config: RunConfig,
+    config: RunConfig | Mapping[str, Any],
     out: str | Path,
     *,
     resume: bool = False,
@@ -48,7 +49,8 @@ def train(
     """Trains a model and leaves a run directory.
 
     Args:
-        config: what to do.
+        config: what to do; a mapping has the arguments of :func:`convmixer.run_config`, such as
+            ``{"recipe": "strong", "dataset": "digits", "epochs": 5}``.
         out: directory to write; see :mod:`convmixer.runs.run_dir` for what it will hold.
         resume: continue the run in ``out`` from its newest checkpoint; the end is as if nothing had happened (on a CPU,
             with the same number of threads, bit for bit). A new directory is started, a finished run is left as it is
@@ -68,6 +70,8 @@ def train(
         InputError: impossible configuration for these data, or a directory that cannot be used.
         Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written.
     """
+    if not isinstance(config, RunConfig):
+        config = run_config(**config)
     console = console or Console(quiet=True)
     run = RunDir(out)
     with run.locked(), run.record_error(), prepared_cpu():

@@ -1,0 +1,99 @@
+"""A PyTorch model as a predictor: one that is being trained, or a run's selected weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from convmixer.config import Device, Engine, Precision
+from convmixer.data import DatasetInfo
+from convmixer.data.batches import Normalize
+from convmixer.errors import InputError
+from convmixer.inference.deployed import Deployed
+from convmixer.inference.predict import Picture, Prediction, predict
+from convmixer.inference.predictor import ImageInput
+from convmixer.models import build_model, load_weights
+from convmixer.runs import RunDir, Status
+from convmixer.runtime.device import autocast, choose_device, choose_precision
+
+_CPU_BATCH, _GPU_BATCH = 500, 2500  # launching operations takes a GPU's time
+_ENDED: tuple[Status, ...] = ("finished", "diverged", "pruned")  # nothing is left to resume
+
+
+@dataclass(frozen=True)
+class TorchPredictor:
+    """A model on a device, with what it was trained on."""
+
+    deployed: Deployed
+    info: DatasetInfo
+    """Of the data: classes, size, normalisation."""
+    device: torch.device
+    precision: torch.dtype
+    """Of autocast."""
+    name: str = ""
+
+    @classmethod
+    def load(
+        cls, run: RunDir, device: Device = "auto", precision: Precision = "auto", engine: Engine = "auto"
+    ) -> TorchPredictor:
+        """The model in a run directory. Raises InputError if there is none yet, or no such device."""
+        config, info = run.config(), run.dataset()
+        weights = run.path / "model.safetensors"
+        if not weights.exists():
+            status = run.status()
+            what = "train again, into another --out" if status in _ENDED else "continue it with --resume"
+            raise InputError(f"{run.path}: has no model.safetensors; the run is {status}, {what}.")
+        where = choose_device(device)
+        model = build_model(config.architecture, len(info.classes), info.channels, engine)
+        load_weights(model, weights)
+        layout = torch.channels_last if config.train.channels_last else torch.preserve_format
+        model.to(where, memory_format=layout).eval().fuse()  # type: ignore[call-overload]
+        deployed = Deployed(model, Normalize(info, where, config.train.channels_last))
+        return cls(deployed, info, where, choose_precision(precision, where), str(run.path))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return self.info.classes
+
+    @property
+    def input(self) -> ImageInput:
+        """The images that the model was trained on."""
+        return ImageInput(self.info.image_size, self.info.channels)
+
+    @property
+    def batch_size(self) -> int:
+        """As many images as suit the device."""
+        return _CPU_BATCH if self.device.type == "cpu" else _GPU_BATCH
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Images (N, C, H, W) uint8 → (N, K) float32, in evaluation mode."""
+        self.deployed.eval()
+        pixels = torch.from_numpy(images if images.flags.writeable else images.copy())
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            return self.deployed(pixels.to(self.device)).float().cpu().numpy()  # type: ignore[no-any-return]
+
+    def predict(self, images: Picture | Iterable[Picture], top_k: int = 3) -> list[Prediction]:
+        """The most probable classes of images of any size; see :func:`convmixer.inference.predict.predict`."""
+        return predict(self, images, top_k)
+
+
+def load(
+    run: str | Path, *, device: Device = "auto", precision: Precision = "auto", engine: Engine = "auto"
+) -> TorchPredictor:
+    """A run's selected weights, ready to predict: ``load("my-run").predict("cat.jpg")``.
+
+    Args:
+        run: the run directory.
+        device: where to compute.
+        precision: number format of convolutions and matrix products.
+        engine: how the model is executed.
+
+    Raises:
+        InputError: not a run directory, no weights in it yet, or no such device.
+    """
+    return TorchPredictor.load(RunDir.existing(run), device, precision, engine)
