@@ -20,7 +20,8 @@ import torch
 
 from convmixer.bench import timing
 from convmixer.files import write_atomic
-from convmixer.kernels import dispatch, ops
+from convmixer.kernels import dispatch
+from convmixer.kernels.backend import ActNorm, Maps
 from convmixer.models import create_model
 from convmixer.runtime.device import autocast, device_name
 
@@ -59,10 +60,10 @@ def gelu_errors(points: int) -> tuple[float, float]:
     """
     u = torch.linspace(-10.0, 10.0, points).repeat(2, 1)
     zero, one = torch.zeros(2), torch.ones(2)
-    statistics_, shape = torch.stack((zero, one)), (1, 1, points)
+    norm, maps = ActNorm(zero, one, zero, eps=0.0), Maps((1, 1, points), "gelu", None)
     with dispatch.record() as ran:
-        y, used = ops.run_normalize(u, zero, one, zero, statistics_, None, None, shape, "gelu", 0.0)
-        du, _ = ops.run_normalize_backward(torch.ones_like(u), u, zero, one, used, None, shape, "gelu", 0.0, False)
+        y, used = dispatch.act_norm(u, norm, torch.stack((zero, one)), None, maps)
+        du, _ = dispatch.act_norm_backward(torch.ones_like(u), u, norm, used, False, maps)
     if {how for _, how in ran} != {"native"}:
         sys.exit("The native kernels are not available here, so there is nothing to measure.")
     exact = u.double().requires_grad_()

@@ -308,7 +308,7 @@ def test_bench(convmixer: Run) -> None:
     assert {record["setting"] for record in json.loads(Path("records.json").read_text())} == {"plain", "fast"}
     status, out, _ = convmixer("bench", *small, "--explain")
     assert status == 0
-    assert "normalize" in out
+    assert "act_norm" in out
 
 
 def test_experiment(convmixer: Run) -> None:

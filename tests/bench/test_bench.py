@@ -89,8 +89,8 @@ def test_without_the_reference_there_is_no_record() -> None:
 def test_explain_names_the_operations(what: str) -> None:
     rows = explain(BenchConfig(models=("convmixer_bn",), what=(what,), image_size=8, device="cpu"))
     operations = {operation for _, _, _, operation, _, _ in rows}
-    assert {"mix", "normalize"} <= operations
-    assert ("mix_backward" in operations) == (what == "train")
+    assert {"act_norm_depthwise", "act_norm"} <= operations
+    assert ("act_norm_depthwise_backward" in operations) == (what == "train")
     assert {setting for _, _, setting, *_ in rows} == {"fast", "fast+bf16"}
 
 

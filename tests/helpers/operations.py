@@ -19,10 +19,10 @@ def assert_near(value: Tensor, expected: Tensor, what: str = "") -> None:
     assert difference < 1e-5 * float(expected.norm()) + 1e-6 * expected.numel() ** 0.5, what
 
 
-def mix_arguments(
+def act_norm_depthwise_arguments(
     shape: tuple[int, ...], *, batch: bool, scaled: bool, activation: str = "gelu", add: bool = True, seed: int = 0
 ) -> list[Any]:
-    """Arguments of ops.mix in float64."""
+    """Arguments of registered.act_norm_depthwise in float64."""
     channels, images, height, width, kernel = shape
     make = torch.Generator().manual_seed(seed)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from convmixer.kernels import build, measurements, native, ops
+from convmixer.kernels import build, measurements, native, registered
 from convmixer.runtime.allocator import tune_allocator
 
 needs_compiler = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler")
@@ -21,7 +21,7 @@ SOURCE = Path(build.__file__).parents[2]
 
 EXERCISE = """
 import sys, torch
-from convmixer.kernels import native, ops
+from convmixer.kernels import native, registered
 lib = native.load(sys.argv[1])
 native.library = lambda: lib
 for dtype in (torch.float32, torch.bfloat16):
@@ -31,12 +31,14 @@ for dtype in (torch.float32, torch.bfloat16):
                 u, d = torch.randn(2, c, n * h * w).to(dtype)
                 p = [torch.rand(c) for _ in range(6)]
                 weight, size, eps = torch.randn(c, k, k), [n, h, w], [1e-5, 1e-5]
-                y, v, s = ops.mix(u, *p[:3], weight, *p[3:], given, scale, size, "gelu", eps, True, True)
-                ops.mix_backward(d, u, v, *p[:3], weight, p[4], s, scale, size, "relu", eps, True, given is None)
-                t = ops.normalize(u, *p[:3], None, d, scale, size, "relu", 1e-5)[1]
-                ops.normalize_backward(d, u, p[0], p[1], t, scale, size, "gelu", 1e-5, True)
-                ops.depthwise(u, weight, size, True)
-                ops.depthwise_weight_gradient(u, d, k, size)
+                last = [scale, size, "gelu", eps, True]
+                y, v, s = registered.act_norm_depthwise(u, *p[:3], weight, *p[3:], given, *last, True)
+                last[2] = "relu"
+                registered.act_norm_depthwise_backward(d, u, v, *p[:3], weight, p[4], s, *last, given is None)
+                t = registered.act_norm(u, *p[:3], None, d, scale, size, "relu", 1e-5)[1]
+                registered.act_norm_backward(d, u, p[0], p[1], t, scale, size, "gelu", 1e-5, True)
+                registered.depthwise(u, weight, size, True)
+                registered.depthwise_weight_gradient(u, d, k, size)
 print("done")
 """
 
@@ -110,8 +112,10 @@ def test_narrower_instruction_sets_give_the_same(instructions: str, monkeypatch:
     results = []
     for library in (native.library(), native.load(str(build.build(instructions)))):
         monkeypatch.setattr(native, "library", lambda library=library: library)
-        y, v, used = ops.mix(u, *p[:3], weight, *p[3:], None, None, size, "gelu", eps, True, True)
-        gradients = ops.mix_backward(d, u, v, *p[:3], weight, p[4], used, None, size, "gelu", eps, True, True)
+        y, v, used = registered.act_norm_depthwise(u, *p[:3], weight, *p[3:], None, None, size, "gelu", eps, True, True)
+        gradients = registered.act_norm_depthwise_backward(
+            d, u, v, *p[:3], weight, p[4], used, None, size, "gelu", eps, True, True
+        )
         results.append((y, v, used, *gradients))
     for a, b in zip(*results, strict=True):
         assert float((a - b).norm() / b.norm()) < 1e-5

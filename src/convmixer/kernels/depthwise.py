@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from convmixer.kernels import measurements
+from convmixer.kernels.layout import from_maps, to_maps
 
 BANDED_PIXELS = 400  # largest image, in positions, for which the band matrices can pay
 _SMALL = 1 << 11  # elements of a channel for which the choice does not matter
@@ -87,16 +88,6 @@ def convolve_weight_gradient(
         gradient, maps, weight, None, [1, 1], same, [1, 1], False, [0, 0], channels, [False, True, False]
     )[1]
     return result.squeeze(1)
-
-
-def to_maps(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """(C, N·H·W) → a view (N, C, H, W)."""
-    return x.view(x.shape[0], *shape).transpose(0, 1)
-
-
-def from_maps(maps: Tensor) -> Tensor:
-    """(N, C, H, W) → (C, N·H·W), contiguous."""
-    return maps.transpose(0, 1).reshape(maps.shape[1], -1).contiguous()
 
 
 def band_matrices(weight: Tensor, height: int, width: int) -> Tensor:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from convmixer.kernels.depthwise import from_maps, to_maps
 
-__all__ = ["from_maps", "patches", "to_maps"]
+def to_maps(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """(C, N·H·W) → a view (N, C, H, W)."""
+    return x.view(x.shape[0], *shape).transpose(0, 1)
+
+
+def from_maps(maps: Tensor) -> Tensor:
+    """(N, C, H, W) → (C, N·H·W), contiguous."""
+    return maps.transpose(0, 1).reshape(maps.shape[1], -1).contiguous()
 
 
 def patches(images: Tensor, patch_size: int) -> Tensor:

@@ -1,48 +1,118 @@
-"""The fused operations written out in plain PyTorch: what the native kernels compute, for any device and dtype.
+"""The fused operations written out in plain PyTorch: what the other implementations compute, for any device and dtype.
 
-Shapes: C channels, N images of H × W; u, v, d, residual (C, N·H·W) in the storage dtype; parameters (C,), statistics
-and all results in the arithmetic dtype: float32 for bfloat16 storage, else that of the storage. shape = (N, H, W).
-
-A stage is activation, then batch normalisation: y = γ (a - μ) / √(σ² + ε) + β with a = activation(u + bias), σ² biased;
-arXiv 1502.03167. The order, activation first, is the paper's (arXiv 2201.09792).
+A :class:`Backend`; see there for shapes. On a CPU the operations work on some channels at a time, so that each step of
+them finds its input in the cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convmixer.kernels.backend import ActNorm, ActNormDepthwise, Maps, arithmetic_dtype, statistics_out
 from convmixer.kernels.depthwise import convolve, convolve_input_gradient, convolve_weight_gradient
+
+NAME = "reference"
+
+CHUNK = 1 << 19
+"""Elements of a tensor worked on at once on a CPU."""
 
 Result = tuple[Tensor | None, int]
 """Where a result goes, and its axis of channels; None where it is not wanted."""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Parameters of one stage, each (C,); ``eps`` as in ``nn.BatchNorm2d``."""
-
-    bias: Tensor | None
-    gamma: Tensor
-    beta: Tensor
-    eps: float
-
-    def of(self, channels: slice) -> Stage:
-        """The stage of these channels alone."""
-        return Stage(
-            None if self.bias is None else self.bias[channels], self.gamma[channels], self.beta[channels], self.eps
-        )
+def covers(x: Tensor, kernel_size: int, width: int) -> bool:
+    """Always."""
+    return True
 
 
-CHUNK = 1 << 19
-"""Elements of a tensor worked on at once on a CPU, so that each step of an operation finds them in the cache."""
+def act_norm(
+    u: Tensor, norm: ActNorm, statistics: Tensor | None, residual: Tensor | None, maps: Maps
+) -> tuple[Tensor, Tensor]:
+    """See :meth:`Backend.act_norm`."""
+    out, used = torch.empty_like(u), statistics_out(u, statistics, 2)
+
+    def compute(c: slice) -> Sequence[Tensor]:
+        return _act_norm(u[c], norm.of(c), _columns(statistics, c), None if residual is None else residual[c], maps)
+
+    _by_channels(u, compute, [(out, 0), (used, 1)])
+    return out, used
 
 
-def by_channels(u: Tensor, compute: Callable[[slice], Sequence[Tensor]], results: Sequence[Result]) -> None:
+def act_norm_backward(
+    d: Tensor, u: Tensor, norm: ActNorm, statistics: Tensor, of_batch: bool, maps: Maps
+) -> tuple[Tensor, Tensor]:
+    """See :meth:`Backend.act_norm_backward`."""
+    du, gradients = torch.empty_like(u), norm.gamma.new_empty((3, u.shape[0]))
+
+    def compute(c: slice) -> Sequence[Tensor]:
+        return _act_norm_backward(d[c], u[c], norm.of(c), statistics[:, c], of_batch, maps)
+
+    _by_channels(u, compute, [(du, 0), (gradients, 1)])
+    return du, gradients
+
+
+def act_norm_depthwise(
+    u: Tensor, layers: ActNormDepthwise, statistics: Tensor | None, maps: Maps, keep_hidden: bool
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """See :meth:`Backend.act_norm_depthwise`."""
+    out, used = torch.empty_like(u), statistics_out(u, statistics, 4)
+    hidden = torch.empty_like(u) if keep_hidden else None
+    inner = maps._replace(image_scale=None)
+
+    def compute(c: slice) -> Sequence[Tensor]:
+        first, weight, second, add_input = layers.of(c)
+        given = _columns(statistics, c)
+        before, behind = (None, None) if given is None else (given[:2], given[2:])
+        x, used_before = _act_norm(u[c], first, before, None, inner)
+        v = _preactivation(convolve(x.to(u.dtype), weight, maps.shape), second.bias)
+        y, used_behind = _act_norm(v, second._replace(bias=None), behind, x if add_input else None, maps)
+        return y, v, torch.cat([used_before, used_behind])
+
+    _by_channels(u, compute, [(out, 0), (hidden, 0), (used, 1)])
+    return out, hidden, used
+
+
+def act_norm_depthwise_backward(
+    d: Tensor, u: Tensor, hidden: Tensor, layers: ActNormDepthwise, statistics: Tensor, of_batch: bool, maps: Maps
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See :meth:`Backend.act_norm_depthwise_backward`."""
+    du, dw = torch.empty_like(u), torch.empty_like(layers.weight)
+    gradients = layers.first.gamma.new_empty((6, u.shape[0]))
+
+    def compute(c: slice) -> Sequence[Tensor]:
+        first, weight, second, add_input = layers.of(c)
+        used, dy = statistics[:, c], d[c].to(arithmetic_dtype(u))
+        dv, behind = _act_norm_backward(dy, hidden[c], second, used[2:], of_batch, maps)
+        dv = dv.to(u.dtype)
+        v = _preactivation(u[c], first.bias)
+        a = _activate(v, maps.activation)
+        x = _normalized(a, first, used[:2]).to(u.dtype)
+        own_dw = convolve_weight_gradient(x, dv, weight.shape[-1], maps.shape)
+        dx = convolve_input_gradient(dv, weight, maps.shape).to(dy.dtype)
+        if add_input:
+            dx = dx + dy
+        own_du, before = _gradient(dx, v, a, first, used[:2], of_batch, maps.activation)
+        return own_du, own_dw, torch.cat([before, behind])
+
+    _by_channels(u, compute, [(du, 0), (dw, 0), (gradients, 1)])
+    return du, dw, gradients
+
+
+def depthwise(x: Tensor, weight: Tensor, shape: Sequence[int], turn: bool) -> Tensor:
+    """See :meth:`Backend.depthwise`."""
+    return convolve_input_gradient(x, weight, shape) if turn else convolve(x, weight, shape)
+
+
+def depthwise_weight_gradient(x: Tensor, d: Tensor, kernel_size: int, shape: Sequence[int]) -> Tensor:
+    """See :meth:`Backend.depthwise_weight_gradient`."""
+    return convolve_weight_gradient(x, d, kernel_size, shape)
+
+
+def _by_channels(u: Tensor, compute: Callable[[slice], Sequence[Tensor]], results: Sequence[Result]) -> None:
     """Writes what ``compute`` returns for some channels of u to their place in ``results``.
 
     On a CPU some channels of about :data:`CHUNK` elements at a time; all at once on other devices.
@@ -55,142 +125,67 @@ def by_channels(u: Tensor, compute: Callable[[slice], Sequence[Tensor]], results
                 whole.narrow(axis, first, count).copy_(part)
 
 
-def activate(x: Tensor, activation: str) -> Tensor:
-    """GELU in its erf form, or ReLU."""
-    return F.gelu(x) if activation == "gelu" else F.relu(x)
+def _columns(statistics: Tensor | None, channels: slice) -> Tensor | None:
+    return None if statistics is None else statistics[:, channels]
 
 
-def activation_gradient(g: Tensor, x: Tensor, activation: str) -> Tensor:
-    """The product g · activation'(x)."""
+def _act_norm(
+    u: Tensor, norm: ActNorm, statistics: Tensor | None, residual: Tensor | None, maps: Maps
+) -> tuple[Tensor, Tensor]:
+    a = _activate(_preactivation(u, norm.bias), maps.activation)
+    used = _batch_statistics(a) if statistics is None else statistics
+    y = _scaled(_normalized(a, norm, used), maps)
+    return y if residual is None else y + residual, used
+
+
+def _act_norm_backward(
+    d: Tensor, u: Tensor, norm: ActNorm, statistics: Tensor, of_batch: bool, maps: Maps
+) -> tuple[Tensor, Tensor]:
+    v = _preactivation(u, norm.bias)
+    d = _scaled(d.to(v.dtype), maps)
+    return _gradient(d, v, _activate(v, maps.activation), norm, statistics, of_batch, maps.activation)
+
+
+def _gradient(
+    d: Tensor, v: Tensor, a: Tensor, norm: ActNorm, statistics: Tensor, of_batch: bool, activation: str
+) -> tuple[Tensor, Tensor]:
+    """The gradients from the pre-activations v and the activations a."""
+    mean, variance = statistics
+    used = (mean, variance, mean, torch.rsqrt(variance + norm.eps))  # as running statistics, and as the batch's
+    da, gamma, beta = torch.ops.aten.native_batch_norm_backward(
+        d[None], a[None], norm.gamma, *used, of_batch, norm.eps, [True, True, True]
+    )
+    du = _activation_gradient(da[0], v, activation)
+    return du, torch.stack([du.sum(1), gamma, beta])
+
+
+def _activate(v: Tensor, activation: str) -> Tensor:
+    return F.gelu(v) if activation == "gelu" else F.relu(v)
+
+
+def _activation_gradient(g: Tensor, v: Tensor, activation: str) -> Tensor:
+    """The product g · activation'(v)."""
     if activation == "gelu":
-        return torch.ops.aten.gelu_backward(g, x)  # type: ignore[no-any-return]
-    return torch.ops.aten.threshold_backward(g, x, 0)  # type: ignore[no-any-return]
+        return torch.ops.aten.gelu_backward(g, v)  # type: ignore[no-any-return]
+    return torch.ops.aten.threshold_backward(g, v, 0)  # type: ignore[no-any-return]
 
 
-def arithmetic(u: Tensor) -> torch.dtype:
-    """The dtype to compute in for a storage dtype."""
-    return torch.promote_types(u.dtype, torch.float32)
-
-
-def batch_statistics(a: Tensor) -> Tensor:
+def _batch_statistics(a: Tensor) -> Tensor:
     """(2, C): mean and biased variance of each row."""
     mean = a.mean(1)
     return torch.stack([mean, torch.linalg.vector_norm(a - mean[:, None], dim=1).square() / a.shape[1]])
 
 
-def _scaled(y: Tensor, image_scale: Tensor | None, shape: Sequence[int]) -> Tensor:
-    if image_scale is None:
+def _scaled(y: Tensor, maps: Maps) -> Tensor:
+    if maps.image_scale is None:
         return y
-    return (y.view(y.shape[0], shape[0], -1) * image_scale.to(y.dtype)[:, None]).view_as(y)
+    return (y.view(y.shape[0], maps.shape[0], -1) * maps.image_scale.to(y.dtype)[:, None]).view_as(y)
 
 
 def _preactivation(u: Tensor, bias: Tensor | None) -> Tensor:
-    u = u.to(arithmetic(u))
+    u = u.to(arithmetic_dtype(u))
     return u if bias is None else u + bias[:, None]
 
 
-def _normalized(a: Tensor, stage: Stage, statistics: Tensor) -> Tensor:
-    return F.batch_norm(a[None], statistics[0], statistics[1], stage.gamma, stage.beta, eps=stage.eps)[0]
-
-
-def normalize(
-    u: Tensor,
-    stage: Stage,
-    statistics: Tensor | None,
-    residual: Tensor | None,
-    image_scale: Tensor | None,
-    shape: Sequence[int],
-    activation: str,
-) -> tuple[Tensor, Tensor]:
-    """One stage, times the factor of each image, plus the residual.
-
-    Returns:
-        The result and the (2, C) statistics: of this batch if none were given, else those.
-    """
-    a = activate(_preactivation(u, stage.bias), activation)
-    used = batch_statistics(a) if statistics is None else statistics
-    y = _scaled(_normalized(a, stage, used), image_scale, shape)
-    return y if residual is None else y + residual, used
-
-
-def normalize_backward(
-    d: Tensor,
-    u: Tensor,
-    stage: Stage,
-    statistics: Tensor,
-    of_batch: bool,
-    image_scale: Tensor | None,
-    shape: Sequence[int],
-    activation: str,
-) -> tuple[Tensor, Tensor]:
-    """Gradients of :func:`normalize`: of u, and (3, C) of bias, gamma, beta. The residual's gradient is d itself."""
-    d = _scaled(d.to(arithmetic(u)), image_scale, shape)
-    x = _preactivation(u, stage.bias)
-    return _stage_gradient(d, x, activate(x, activation), stage, statistics, of_batch, activation)
-
-
-def _stage_gradient(
-    d: Tensor, x: Tensor, a: Tensor, stage: Stage, statistics: Tensor, of_batch: bool, activation: str
-) -> tuple[Tensor, Tensor]:
-    """The gradients from the pre-activations x and the activations a."""
-    mean, variance = statistics
-    used = (mean, variance, mean, torch.rsqrt(variance + stage.eps))  # as running statistics, and as the batch's
-    da, gamma, beta = torch.ops.aten.native_batch_norm_backward(
-        d[None], a[None], stage.gamma, *used, of_batch, stage.eps, [True, True, True]
-    )
-    du = activation_gradient(da[0], x, activation)
-    return du, torch.stack([du.sum(1), gamma, beta])
-
-
-def mix(
-    u: Tensor,
-    first: Stage,
-    weight: Tensor,
-    second: Stage,
-    statistics: Tensor | None,
-    image_scale: Tensor | None,
-    shape: Sequence[int],
-    activation: str,
-    add_input: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """From x = first stage of u and v = depthwise(x) + bias: second stage of v times the images' factors, plus x.
-
-    Returns:
-        The result, the pre-activations v, and the (4, C) statistics of both stages.
-    """
-    given = (None, None) if statistics is None else (statistics[:2], statistics[2:])
-    x, used = normalize(u, first, given[0], None, None, shape, activation)
-    v = _preactivation(convolve(x.to(u.dtype), weight, shape), second.bias)
-    behind = replace(second, bias=None)  # v has it
-    y, used_behind = normalize(v, behind, given[1], x if add_input else None, image_scale, shape, activation)
-    return y, v, torch.cat([used, used_behind])
-
-
-def mix_backward(
-    d: Tensor,
-    u: Tensor,
-    v: Tensor,
-    first: Stage,
-    weight: Tensor,
-    second: Stage,
-    statistics: Tensor,
-    of_batch: bool,
-    image_scale: Tensor | None,
-    shape: Sequence[int],
-    activation: str,
-    add_input: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of :func:`mix`: of u, of the weight, and (6, C) of bias, gamma, beta of both stages."""
-    d = d.to(arithmetic(u))
-    behind = replace(second, bias=None)  # v has it
-    dv, behind_gradients = normalize_backward(d, v, behind, statistics[2:], of_batch, image_scale, shape, activation)
-    dv = dv.to(u.dtype)
-    before = _preactivation(u, first.bias)
-    a = activate(before, activation)
-    x = _normalized(a, first, statistics[:2]).to(u.dtype)
-    dw = convolve_weight_gradient(x, dv, weight.shape[-1], shape)
-    dx = convolve_input_gradient(dv, weight, shape).to(d.dtype)
-    if add_input:
-        dx = dx + d
-    du, gradients = _stage_gradient(dx, before, a, first, statistics[:2], of_batch, activation)
-    return du, dw, torch.cat([gradients, behind_gradients])
+def _normalized(a: Tensor, norm: ActNorm, statistics: Tensor) -> Tensor:
+    return F.batch_norm(a[None], statistics[0], statistics[1], norm.gamma, norm.beta, eps=norm.eps)[0]

@@ -37,7 +37,7 @@ struct Geometry {
 
 // f(where it lies in the compact plane, where in the padded one) for each of the first `count` images.
 template <class F>
-INLINE void each_map(const Geometry& g, int64_t count, F f) {
+INLINE void for_each_map(const Geometry& g, int64_t count, F f) {
   int64_t compact = 0, group = g.radius;
   for (int64_t first = 0; first < count; first += g.abreast, group += g.height * g.stride)
     for (int64_t i = 0; i < std::min(g.abreast, count - first); ++i, compact += g.pixels())
@@ -57,7 +57,7 @@ static void pack(const Geometry& g, const float* plane, float scale, float shift
   if (padded.images != g.images) std::memset(padded.plane, 0, g.size(g.groups) * sizeof(float));
   padded.images = g.images;
   if (g.width == LANES / 2) {  // two rows are one vector
-    each_map(g, g.images, [&](int64_t compact, int64_t offset) {
+    for_each_map(g, g.images, [&](int64_t compact, int64_t offset) {
       const float* from = plane + compact;
       float* to = padded.plane + offset;
       for (int64_t y = 0; y < g.height; y += 2, from += LANES, to += 2 * g.stride) {
@@ -77,7 +77,7 @@ static void pack(const Geometry& g, const float* plane, float scale, float shift
         const float* from = plane + (first + i) * g.pixels() + y * g.width;
         float* to = target + i * (g.width + g.radius);
         for (int64_t x = 0; x < g.width; x += LANES)
-          store(to + x, keep(load(from + x) * scale + shift, (int)std::min<int64_t>(LANES, g.width - x)));
+          store(to + x, mask_tail(load(from + x) * scale + shift, (int)std::min<int64_t>(LANES, g.width - x)));
       }
   }
 }
@@ -85,7 +85,7 @@ static void pack(const Geometry& g, const float* plane, float scale, float shift
 // The images first … last - 1 of a padded plane that begins with image `first` → compact plane, which is writable for
 // LANES floats beyond its end: every row spills into the next one, which is written later.
 static void unpack(const Geometry& g, const float* padded, int64_t first, int64_t last, float* plane) {
-  each_map(g, last - first, [&](int64_t compact, int64_t offset) {
+  for_each_map(g, last - first, [&](int64_t compact, int64_t offset) {
     const float* from = padded + offset;
     float* to = plane + first * g.pixels() + compact;
     int64_t y = 0;

@@ -97,7 +97,7 @@ INLINE void load_half(V& v, int which, const float* p) {
 INLINE void store_half(float* p, V v, int which) { std::memcpy(p, (const char*)&v + which * sizeof v / 2, sizeof v / 2); }
 
 // v with the lanes from n on set to zero.
-INLINE V keep(V v, int n) {
+INLINE V mask_tail(V v, int n) {
   if (n == LANES) return v;
   VInt lane;
   for (int i = 0; i < LANES; ++i) lane[i] = i;

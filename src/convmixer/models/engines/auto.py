@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from convmixer.kernels import measurements, native, ops
+from convmixer.kernels import measurements, native, registered
 from convmixer.models.engines import fast, plain
 from convmixer.models.engines.units import Network
 from convmixer.runtime import cuda_graph
@@ -52,7 +52,7 @@ class AutoChoice:
         """
         if x.device.type not in _PROBE_WORK:
             return "plain"
-        if torch.compiler.is_compiling() or ops.is_observed() or _is_capturing():
+        if torch.compiler.is_compiling() or registered.is_observed() or _is_capturing():
             return self.last if fast.can_run(network, x) else "plain"
         state = _state(network, x, captured)
         chosen = self.choices.get(state)

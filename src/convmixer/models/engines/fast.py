@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from convmixer.kernels import dispatch, layout, ops
+from convmixer.kernels.backend import ActNormDepthwise, Maps
 from convmixer.models.blocks import Residual
 from convmixer.models.engines.prepared import PreparedWeights, uses_batch_statistics
 from convmixer.models.engines.statistics import update_running_statistics
@@ -107,7 +108,7 @@ def _features(network: Network, x: Tensor, prepared: PreparedWeights | None) -> 
     dtype = storage_dtype(network, x)
     is_autocast = torch.is_autocast_enabled(x.device.type)
     with torch.autocast(x.device.type, enabled=False):  # the dtypes are chosen here
-        run = _Pass(dtype, is_autocast, prepared or PreparedWeights(), ops.forms(x))
+        run = _Pass(dtype, is_autocast, prepared or PreparedWeights(), ops.bindings(x))
         value = run.stem(x, network.stem)
         for block in network.blocks:
             value = run.block(value, block)
@@ -121,11 +122,13 @@ def _features(network: Network, x: Tensor, prepared: PreparedWeights | None) -> 
 class _Pass:
     """One forward pass."""
 
-    def __init__(self, dtype: torch.dtype, is_autocast: bool, prepared: PreparedWeights, forms: ops.Forms) -> None:
+    def __init__(
+        self, dtype: torch.dtype, is_autocast: bool, prepared: PreparedWeights, bindings: ops.Bindings
+    ) -> None:
         self.dtype = dtype
         self.is_autocast = is_autocast
         self.prepared = prepared
-        self.forms = forms
+        self.bindings = bindings
         self.shape: Shape = (0, 0, 0)
         self.seen: list[tuple[nn.BatchNorm2d, Tensor]] = []  # statistics (2, C) of this batch, by normalisation
         self.plain_modules: list[nn.Module] = []
@@ -174,7 +177,7 @@ class _Pass:
         if can_fuse(state, unit):
             return self.act_norm_depthwise(cast(PreActivation, state), unit, None, add_input=False)
         x = self.finished(state)
-        return PreActivation(self.forms.depthwise(x, self.prepared.kernels(unit.conv, x), self.shape, False), unit)
+        return PreActivation(self.bindings.depthwise(x, self.prepared.kernels(unit.conv, x), self.shape, False), unit)
 
     def finished(self, state: PreActivation | Tensor) -> Tensor:
         if not isinstance(state, PreActivation):
@@ -189,9 +192,8 @@ class _Pass:
     def act_norm(self, state: PreActivation, residual: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
         unit, u, norm = state.unit, state.u, _batch_norm(state.unit)
         own = self.prepared.statistics([norm], u)
-        bias, gamma, beta = self.prepared.act_norm(unit, norm, u)
-        activation = cast(str, unit.activation_name)
-        y, used = self.forms.normalize(u, bias, gamma, beta, own, residual, scale, self.shape, activation, norm.eps)
+        maps = Maps(self.shape, cast(str, unit.activation_name), scale)
+        y, used = self.bindings.act_norm(u, self.prepared.act_norm(unit, norm, u), own, residual, maps)
         if own is None:
             self.seen.append((norm, used))
         return y
@@ -199,21 +201,12 @@ class _Pass:
     def act_norm_depthwise(self, state: PreActivation, unit: Unit, scale: Tensor | None, add_input: bool) -> Tensor:
         u = state.u
         norms = _batch_norm(state.unit), _batch_norm(unit)
-        given = self.prepared.statistics(norms, u)
-        y, _, used = self.forms.mix(
-            u,
-            *self.prepared.act_norm(state.unit, norms[0], u),
-            self.prepared.kernels(unit.conv, u),
-            *self.prepared.act_norm(unit, norms[1], u),
-            given,
-            scale,
-            self.shape,
-            cast(str, unit.activation_name),
-            [norm.eps for norm in norms],
-            add_input,
-            torch.is_grad_enabled(),
-        )
-        if given is None:
+        own = self.prepared.statistics(norms, u)
+        first, second = (self.prepared.act_norm(*pair, u) for pair in zip((state.unit, unit), norms, strict=True))
+        layers = ActNormDepthwise(first, self.prepared.kernels(unit.conv, u), second, add_input)
+        maps = Maps(self.shape, cast(str, unit.activation_name), scale)
+        y, _, used = self.bindings.act_norm_depthwise(u, layers, own, maps, torch.is_grad_enabled())
+        if own is None:
             self.seen += zip(norms, used.split(2), strict=True)
         return y
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from convmixer.kernels.backend import ActNorm
 from convmixer.models.engines.units import Unit, as_unit, as_units
 
 T = TypeVar("T")
@@ -52,10 +53,11 @@ class PreparedWeights:
         """The depthwise kernels (C, k, k)."""
         return self.get(("kernels", conv, u.dtype), lambda: _parameter(conv.weight.squeeze(1), u))
 
-    def act_norm(self, unit: Unit, norm: nn.BatchNorm2d, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Bias, gamma and beta."""
+    def act_norm(self, unit: Unit, norm: nn.BatchNorm2d, u: Tensor) -> ActNorm:
+        """Parameters of the unit's activation and normalisation."""
         parts = (cast(Tensor, unit.conv.bias), norm.weight, norm.bias)
-        return self.get(("act_norm", norm, u.dtype), lambda: tuple(_parameter(part, u) for part in parts))  # type: ignore[return-value]
+        bias, gamma, beta = self.get(("act_norm", norm, u.dtype), lambda: [_parameter(part, u) for part in parts])
+        return ActNorm(bias, gamma, beta, norm.eps)
 
     def statistics(self, norms: Sequence[nn.BatchNorm2d], u: Tensor) -> Tensor | None:
         """(2·len, C): running means and variances where these are to be used, None for the batch's."""
