@@ -1,10 +1,11 @@
-"""Draws the pictures of the documentation and fills the README's tables again: ``python docs/figures.py``."""
+"""Draws the documentation's picture and fills in its tables from committed records: ``python docs/figures.py``."""
 
 from __future__ import annotations
 
 import ast
 import json
 import re
+import tomllib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,27 +13,13 @@ from statistics import fmean
 from typing import Any
 
 from convmixer.models import describe_models
-from convmixer.report.insight import facts, of_row
-from convmixer.report.records import ComparisonRow, StudyRecord
-from convmixer.report.render import markdown_table
-from convmixer.report.tables import summary
+from convmixer.report.records import StudyRecord
 from convmixer.utils.architecture import architecture
 from convmixer.utils.metrics import mean_interval, paired_difference
 from convmixer.utils.visualization import save_figure
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-
-# What a file without a docstring of its own is for.
-_PURPOSES = {
-    "Makefile": "set-up, demo, tests, checks",
-    "requirements.txt": "exact versions of what the tests ran with",
-    "pyproject.toml": "ranges of dependencies, settings of the tools",
-    "docs/": "protocol, experiments, messages, pictures",
-    "benchmarks/": "the reference recipe as a plain script, all measurements on a GPU, figures of the engine",
-    "results/": "committed records and tables; runs go here by default",
-    "tests/": "mirrors src/convmixer",
-}
 
 
 def draw(folder: Path) -> None:
@@ -121,18 +108,6 @@ def sweep_table(file: str) -> str:
             lines.append(f"| {value} | {' | '.join(told)} |")
         lines.append("")
     return "\n".join(lines[:-1])
-
-
-def gpu_table() -> str:
-    """Training on a GPU from the committed benchmark: the fast engine beside what else there is."""
-    records = [r for r in _records("gpu", "bench") if r["what"] == "train"]
-    names = ("plain", "plain+fp16", "channels_last+bf16", "timm+compile+bf16", "fast+bf16", "fast+graph+bf16")
-    lines = [f"| img/s, {records[0]['device_name']} | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
-    for kernel_size in sorted({r["kernel_size"] for r in records}):
-        rates = {r["setting"]: r["images_per_second"] for r in records if r["kernel_size"] == kernel_size}
-        cells = [f"{rates[name]:,.0f}" for name in names]
-        lines.append(f"| training step, k{kernel_size} | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def augmentation(kind: str, file: str = "records.json") -> str:
@@ -257,43 +232,76 @@ def _speed(record: dict[str, Any]) -> str:
     return f"{record['images_per_second']:.0f} ({record['ratio_to_plain']:.1f}×)"
 
 
-def results() -> str:
-    """The committed studies, GPU first: a table for each of what the first study published, and where the rest is."""
-    files = [file for kind in ("gpu", "cpu") for file in sorted((ROOT / "results" / kind).glob("study*/records.json"))]
-    parts = []
-    for file in files:
-        record = StudyRecord.from_dict(json.loads(file.read_text(encoding="utf-8")))
-        told = {name: value for name, value in facts(record).items() if name in ("Data", "Machine", "Commit")}
-        where = file.parent.relative_to(ROOT).as_posix()
-        parts.append(f"{'; '.join(told.values())}; everything else in [{where}]({where}/report.md).")
-        parts.append(markdown_table(summary(published_rows(record), "")))
-    return "\n\n".join(parts) or "No study has been committed yet."
+def claims() -> str:
+    """The numbers of the README's first screen, with their conditions."""
+    rates: dict[int, dict[str, dict[str, Any]]] = {}
+    for r in _records("cpu", "bench"):
+        if r["what"] == "train":
+            rates.setdefault(r["kernel_size"], {})[r["setting"]] = r
+    plain = [group["fast"]["ratio_to_plain"] for group in rates.values()]
+    stock = [
+        group["fast"]["images_per_second"]
+        / max(r["images_per_second"] for name, r in group.items() if r["engine"] == "plain" and "bf16" not in name)
+        for group in rates.values()
+    ]
+    graphs = [r for r in _records("gpu", "bench") if r.get("setting") == "fast+graph+bf16"]
+    gpu = [r["ratio_to_plain_fp16"] for r in graphs]
+    runs = [r for r in _records("cpu", "track") if r["recipe"] == "strong-short"]
+    accuracy = mean_interval([100 * r["test_accuracy"] for r in runs])
+    minutes = sorted(r["training_seconds"] / 60 for r in runs)
+    lines = [
+        f"- **Training on a CPU: {_range(plain)} the plain PyTorch model and {_range(stock)} the best stock setting.**",
+        "  ConvMixer-256/8, float32, batch 128, two cores of an AMD EPYC; [all settings](results/cpu/bench/README.md).",
+        f"- **Training on a GPU: {_range(gpu)} the plain model with autocast to float16.** The same networks,",
+        "  bfloat16, batch 512, one NVIDIA H200; [all settings](results/gpu/README.md).",
+        f"- **CIFAR-10: {accuracy.mean:.1f} ± {accuracy.half_width:.1f} % after {minutes[0]:.1f} to {minutes[-1]:.1f} "
+        "minutes of training on those two cores.** Mean and",
+        f"  95 % confidence interval over {accuracy.n} seeds; dim 128, depth 4, patch 4, 10 epochs in bfloat16,",
+        "  a JPEG copy of the images; [records](results/cpu/track/README.md).",
+    ]
+    return "\n".join(lines)
 
 
-def published_rows(record: StudyRecord) -> list[tuple[ComparisonRow, str]]:
-    """The rows of the experiments that the first study published, each once, and the winners of searches; insights."""
-    rows: dict[tuple[str, ...], tuple[ComparisonRow, str]] = {}
-    for experiment in record.experiments:
-        if experiment.name in ("published", "hidden_dim", "classifier", "bottleneck"):
-            base = next((row for row in experiment.rows if row.is_base), None)
-            rows |= {row.runs: (row, of_row(row, base)) for row in experiment.rows if row.runs not in rows}
-    winners = [search.winner for search in record.searches if search.winner]
-    return [*rows.values(), *((winner, of_row(winner, None)) for winner in winners)]
+def _range(ratios: list[float]) -> str:
+    return f"{min(ratios):.1f}–{max(ratios):.1f}×"
 
 
-def tree() -> str:
-    """The folders and files with what each is for: the first sentence of its docstring."""
-    package = ROOT / "src" / "convmixer"
-    entries = [(f"{name}", purpose) for name, purpose in _PURPOSES.items()]
-    entries += [(path.name, _purpose(path)) for path in sorted(ROOT.glob("*.py"))]
-    entries.append(("src/convmixer/", ""))
-    entries += [(f"  {path.name}", _purpose(path)) for path in sorted(package.glob("[!_]*.py"))]
-    for folder in sorted(path.parent for path in package.glob("*/__init__.py")):
-        entries.append((f"  {folder.name}/", _purpose(folder / "__init__.py")))
-        entries += [(f"    {path.name}", _purpose(path)) for path in sorted(folder.glob("[!_]*.py"))]
-    width = max(len(name) for name, _ in entries) + 2
-    lines = [f"{name:<{width}}{purpose}".rstrip() for name, purpose in entries]
-    return "\n".join(["```", *lines, "```"])
+_STUDY = {
+    "twice the width": ("hidden_dim", "dim 128"),
+    "RH: a deeper head": ("classifier", "ConvMixerRH"),
+    "BN: bottleneck branches, factor 2": ("bottleneck", "factor 2"),
+}
+"""The README's rows of the study: experiment and label."""
+
+
+def study() -> str:
+    """Differences of test accuracy in the committed study, beside those that the first study published."""
+    file = ROOT / "results" / "cpu" / "study" / "records.json"
+    record = StudyRecord.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    rows = {(experiment.name, row.label): row for experiment in record.experiments for row in experiment.rows}
+    lines = ["| change | here: dim 64, depth 4 | first study: dim 256, depth 8 |", "| --- | --- | --- |"]
+    for change, key in _STUDY.items():
+        difference = rows[key].difference
+        assert difference is not None
+        assert difference.half_width is not None
+        assert difference.published is not None
+        ours = f"{100 * difference.mean:+.2f} ± {100 * difference.half_width:.2f} points, {difference.n} seeds"
+        lines.append(f"| {change} | {ours} | {100 * difference.published:+.2f} points, one run each |")
+    return "\n".join(lines)
+
+
+def rooms() -> str:
+    """The parts of the package from top to bottom, and what each is for: the first sentence of its docstring."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    lines = ["| level | part | what it is for |", "| --- | --- | --- |"]
+    for level, layer in enumerate(reversed(layers)):
+        for name in layer.split(" | "):
+            path = ROOT.joinpath("src", *name.split("."))
+            file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+            lines.insert(2, f"| {level} | `{name.removeprefix('convmixer.')}` | {_purpose(file)} |")
+    return "\n".join(lines)
 
 
 def _purpose(path: Path) -> str:
@@ -303,14 +311,9 @@ def _purpose(path: Path) -> str:
 
 
 MADE: dict[Path, dict[str, Callable[[], str]]] = {
-    ROOT / "README.md": {
-        "models": models_table,
-        "results": results,
-        "gpu": gpu_table,
-        "track": track_table,
-        "bench": bench_table,
-        "tree": tree,
-    },
+    ROOT / "README.md": {"claims": claims, "study": study},
+    ROOT / "docs" / "architecture.md": {"rooms": rooms},
+    ROOT / "docs" / "models.md": {"models": models_table},
     ROOT / "results" / "cpu" / "bench" / "README.md": {
         "records": partial(bench_records, "cpu"),
         "avx512": partial(bench_records, "cpu", "avx512.json"),
@@ -326,7 +329,7 @@ MADE: dict[Path, dict[str, Callable[[], str]]] = {
         "search": partial(recipe_search, False),
         "small": partial(recipe_search, True),
     },
-    ROOT / "docs" / "engine.md": {"facts": engine_facts},
+    ROOT / "docs" / "engine.md": {"bench": bench_table, "facts": engine_facts},
     ROOT / "docs" / "LOG.md": {
         "effects-1": partial(effects, "effects-1"),
         "effects-2": partial(effects, "effects-2"),

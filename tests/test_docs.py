@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -21,6 +22,7 @@ from convmixer.experiments import PROFILES, Experiment
 from convmixer.experiments.definition import plan
 
 ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
 DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
@@ -40,8 +42,7 @@ class Block:
 
 
 def blocks() -> list[Block]:
-    text = (ROOT / "README.md").read_text()
-    found = re.findall(r"(?:<!-- ([^\n]*) -->\n)?```(bash|python)\n(.*?)```", text, flags=re.DOTALL)
+    found = re.findall(r"(?:<!-- ([^\n]*) -->\n)?```(bash|python)\n(.*?)```", README, flags=re.DOTALL)
     return [Block(*match) for match in found]
 
 
@@ -79,7 +80,7 @@ def test_every_block_says_how_it_is_tested() -> None:
 
 @pytest.mark.slow
 def test_shown_commands_run(workspace: Path) -> None:
-    """In their order, as later ones use what earlier ones leave."""
+    """In their order, as later ones use what earlier ones leave; every run ends with a result worth showing."""
     for block in blocks():
         if block.how not in ("run", "run with pictures"):
             continue
@@ -91,6 +92,11 @@ def test_shown_commands_run(workspace: Path) -> None:
         for line in block.code.splitlines():
             done = run(line, workspace)
             assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+    summaries = {path.parent: json.loads(path.read_text()) for path in workspace.rglob("summary.json")}
+    accuracies = {path: values["test_accuracy"] for path, values in summaries.items() if values["test_accuracy"]}
+    assert min(accuracies.values()) > 0.9, accuracies
+    (claimed,) = re.findall(r"more than (\d+) % of the 359 test images", " ".join(README.split()))
+    assert 100 * accuracies[workspace / "my-run"] > int(claimed)
 
 
 @pytest.mark.slow
@@ -116,10 +122,18 @@ def test_the_shown_experiment_is_one() -> None:
 
 
 def test_the_makefile_has_the_shown_targets() -> None:
-    (shown,) = (block for block in blocks() if block.how.startswith("not run"))
-    for line in shown.code.splitlines():
-        target = line.split()[1]
-        assert subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True).returncode == 0
+    targets = set(re.findall(r"\bmake ([a-z-]+)", README + (ROOT / "CONTRIBUTING.md").read_text()))
+    assert {"demo", "test", "test-fast", "lint"} <= targets
+    for target in targets:
+        done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_is_short_and_opens_with_results_and_how_to_begin() -> None:
+    assert len(README.encode()) < 10_000
+    first = README.partition("## ")[0]
+    for part in ("made: claims", "architecture.svg", "pip install", "```python", "convmixer train", "engine="):
+        assert part in first
 
 
 def figures() -> ModuleType:

@@ -97,7 +97,7 @@ PROFILES = {
             "depth": 2,
             "kernel_size": 5,
             "patch_size": 2,
-            "epochs": 2,
+            "epochs": 3,
             "batch_size": 64,
         },
         widest=64,
