@@ -258,7 +258,7 @@ def test_grid_search(convmixer: Run) -> None:
     line = ("grid-search", *TINY, "--values", "lr=0.01,0.1", "--values", "wd=0.1", "--seeds", 2)
     status, out, err = convmixer(*line)
     assert status == 0, err
-    for part in ("mean val accuracy", "winner: lr", "mean ± sd"):
+    for part in ("mean val accuracy", "winner: lr", "mean ± 95% CI"):
         assert part in out
     assert "2 of 2: lr 0.1, weight_decay 0.1: val" in err
     (folder,) = Path("results/grid_search").iterdir()
@@ -365,7 +365,7 @@ def test_experiment(convmixer: Run) -> None:
         ("grid-search --search-space lr,depht", "did you mean 'depth'"),
         ("grid-search --values lr=0.1..0.2", "needs a list"),
         ("grid-search --sampler tpee", "tpe"),
-        ("grid-search --storage sqlite:///trials --dataset digits --epochs 1", "'sqlite' is not a kind"),
+        ("grid-search --sampler tpe --storage sqlite:///trials --dataset digits", "'sqlite' is not a kind"),
         ("grid-search --protocol original", "held-out"),
         ("grid-search --model convmixr", "did you mean 'convmixer'"),
         ("trian", "train"),

@@ -112,7 +112,7 @@ def test_names() -> None:
 
 
 def test_the_published_grid_has_27_results_and_nothing_else() -> None:
-    points = SearchConfig(search_space="bs,wd,lr").points()  # in whatever order
+    points = SearchConfig(search_space="bs,wd,lr").grid()  # in whatever order
     results = [published_result(values) for values in points]
     assert len(results) == 27
     assert None not in results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import statistics
 from collections.abc import Callable
@@ -11,13 +12,16 @@ from typing import Any
 import optuna
 import pytest
 import torch
+from rich.console import Console
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from convmixer.data import Dataset
 from convmixer.errors import InputError, Interrupted
 from convmixer.runs import RunDir
+from convmixer.search.adaptive import AdaptiveSearch
 from convmixer.search.grid_search import SearchResult, default_search_path, grid_search, marginals
-from convmixer.search.search import RECORDS, Search
+from convmixer.search.listed import ListedSearch
+from convmixer.search.search import RECORDS
 from convmixer.search.space import SearchConfig
 from convmixer.search.storage import JOURNAL
 from convmixer.training import train
@@ -30,6 +34,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 BASE = tiny_config(engine="plain", epochs=1)
 SIX = SearchConfig(values=("lr=0.001,0.05", "wd=0.01,0.02,0.5"), seeds=2)
+PRUNED = SearchConfig(values=SIX.values, seeds=2, pruner="median")  # the same through Optuna: of one epoch none ends
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +44,27 @@ def whole(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> tuple[Pa
     return out, grid_search(BASE, SIX, out, dataset=digits)
 
 
+@pytest.fixture(scope="module")
+def adaptive(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> tuple[Path, SearchResult]:
+    """The same search through Optuna."""
+    out = tmp_path_factory.mktemp("adaptive") / "search"
+    return out, grid_search(BASE, PRUNED, out, dataset=digits)
+
+
+def test_optuna_changes_nothing_of_a_grid(
+    whole: tuple[Path, SearchResult], adaptive: tuple[Path, SearchResult]
+) -> None:
+    assert records(adaptive[0]) == {**records(whole[0]), "pruner": "median"}
+    assert not (whole[0] / JOURNAL).exists()
+
+
 def test_what_it_leaves(whole: tuple[Path, SearchResult]) -> None:
     out, result = whole
     content = records(out)
     assert content["name"] == "grid_search"
     assert content["space"] == {"lr": [0.001, 0.05], "weight_decay": [0.01, 0.02, 0.5]}
     assert (content["sampler"], content["dataset"]) == ("grid", "digits")
-    assert [row["values"] for row in content["trials"]] == SIX.points()
+    assert [row["values"] for row in content["trials"]] == SIX.grid()
     assert [row["number"] for row in content["trials"]] == list(range(6))
     for row in content["trials"]:
         run = RunDir.existing(out / row["path"])
@@ -85,7 +104,7 @@ def test_the_searched_learning_rate_reaches_every_step(tmp_path: Path, digits: D
     finally:
         hook.remove()
     per_epoch = len(digits.splits["train"]) // (base.train.batch_size or 1)
-    for i, values in enumerate(settings.points()):
+    for i, values in enumerate(settings.grid()):
         config = base.replace(**values)
         expected = [learning_rate(config.train, step, per_epoch) for step in range(3 * per_epoch)]
         assert used[i * len(expected) : (i + 1) * len(expected)] == expected
@@ -101,7 +120,7 @@ def test_combinations_are_compared_by_their_mean(tmp_path: Path, digits: Dataset
     rows = [(row.number, row.seed) for row in result.records]
     assert rows == [(0, 0), (0, 1), (1, 0), (1, 1)]
     means = [statistics.fmean(r.val_accuracy or 0 for r in result.records if r.number == n) for n in (0, 1)]
-    assert result.winner == settings.points()[means.index(max(means))]
+    assert result.winner == settings.grid()[means.index(max(means))]
 
 
 def test_a_diverged_run_does_not_win(tmp_path: Path, digits: Dataset) -> None:
@@ -111,6 +130,18 @@ def test_a_diverged_run_does_not_win(tmp_path: Path, digits: Dataset) -> None:
     assert result.winner == {"lr": 0.01}
     alone = grid_search(base, SearchConfig(values=("lr=1e30",)), tmp_path / "none", dataset=digits)
     assert (alone.winner, alone.runs, records(tmp_path / "none")["winner"]) == (None, [], None)
+
+
+def test_few_steps_in_an_epoch_are_said_once(tmp_path: Path, digits: Dataset) -> None:
+    settings = SearchConfig(values=("bs=100,400,600", "lr=0.01,0.02"), seeds=0)
+
+    def hints() -> list[str]:
+        output = io.StringIO()
+        grid_search(BASE, settings, tmp_path, dataset=digits, console=Console(file=output, width=200))
+        return [line for line in output.getvalue().splitlines() if "--batch-size" in line]
+
+    assert [("batches of 400" in line, "batches of 600" in line) for line in hints()] == [(True, False), (False, True)]
+    assert hints() == []  # nothing is left to train
 
 
 def test_a_crashed_run_is_reported_and_tried_again(
@@ -161,24 +192,38 @@ def damage_records(out: Path) -> None:
     (out / RECORDS).write_text((out / RECORDS).read_text()[:-200])
 
 
-@pytest.mark.parametrize("harm", [lose, lose_everything_but_the_runs, truncate, damage, damage_records])
+@pytest.mark.parametrize(
+    ("settings", "harm"),
+    [
+        (SIX, lose_everything_but_the_runs),
+        (SIX, damage_records),
+        *((PRUNED, harm) for harm in (lose, lose_everything_but_the_runs, truncate, damage, damage_records)),
+    ],
+)
 def test_the_run_directories_are_enough(
-    tmp_path: Path, digits: Dataset, whole: tuple[Path, SearchResult], harm: Callable[[Path], None]
+    tmp_path: Path,
+    digits: Dataset,
+    whole: tuple[Path, SearchResult],
+    adaptive: tuple[Path, SearchResult],
+    settings: SearchConfig,
+    harm: Callable[[Path], None],
 ) -> None:
     """Whatever became of Optuna's storage, and of the records: what is finished is not repeated, the rest is done."""
-    out = tmp_path / "search"
-    shutil.copytree(whole[0], out)
+    out, before_harm = tmp_path / "search", adaptive[0] if settings is PRUNED else whole[0]
+    shutil.copytree(before_harm, out)
     lost = out / records(out)["trials"][4]["path"]
     shutil.rmtree(lost)
     harm(out)
     before = starts(out)
-    grid_search(BASE, SIX, out, dataset=digits)
-    assert records(out) == records(whole[0])
+    grid_search(BASE, settings, out, dataset=digits)
+    assert records(out) == records(before_harm)
     assert starts(out) - before == {lost.name: 1}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("sampler", "pruner"), [("tpe", "none"), ("tpe", "median"), ("random", "halving")])
+@pytest.mark.parametrize(
+    ("sampler", "pruner"), [("tpe", "none"), ("tpe", "median"), ("random", "none"), ("random", "halving")]
+)
 def test_what_is_drawn_does_not_depend_on_interruptions(
     tmp_path: Path, digits: Dataset, sampler: Any, pruner: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,7 +251,7 @@ def test_what_is_drawn_does_not_depend_on_interruptions(
     monkeypatch.setattr(TrainingLoop, "_record", stop)
     for attempt in range(20):
         if attempt % 3 == 1:
-            (tmp_path / "pieces" / JOURNAL).unlink()
+            (tmp_path / "pieces" / JOURNAL).unlink(missing_ok=sampler == "random" and pruner == "none")
         try:
             grid_search(base, settings, tmp_path / "pieces", dataset=digits)
             break
@@ -251,12 +296,12 @@ def test_more_combinations_take_over_what_is_there(
     assert (starts(out) - before).total() == 3
 
 
-@pytest.mark.parametrize("settings", [SIX, SearchConfig(values=("lr=0.001..0.1",), sampler="random", trials=3)])
+@pytest.mark.parametrize("settings", [PRUNED, SearchConfig(values=("lr=0.001..0.1",), sampler="tpe", trials=3)])
 def test_a_trial_whose_process_died_while_it_claimed_it_is_taken_over(
     tmp_path: Path, digits: Dataset, settings: SearchConfig
 ) -> None:
     """Before it could say who it is, or which number the trial has."""
-    search = Search(BASE, settings, tmp_path, dataset=digits)
+    search = AdaptiveSearch(BASE, settings, tmp_path, dataset=digits)
     search.study.ask()
     search.work()
     search.leave()
@@ -299,12 +344,15 @@ def test_another_search_in_the_same_directory_is_refused(
     grid_search(BASE.replace(lr=0.3), SIX, out, dataset=digits)  # what is searched may have any default
 
 
-def test_processes_do_not_search_different_values_at_once(tmp_path: Path, digits: Dataset) -> None:
-    first = Search(BASE, SIX, tmp_path, dataset=digits)
+@pytest.mark.parametrize("kind", [ListedSearch, AdaptiveSearch])
+def test_processes_do_not_search_different_values_at_once(
+    tmp_path: Path, digits: Dataset, kind: type[ListedSearch | AdaptiveSearch]
+) -> None:
+    first = kind(BASE, SIX, tmp_path, dataset=digits)
     with pytest.raises(InputError, match="another process searches other values"):
-        Search(BASE, SearchConfig(values=("lr=0.1,0.2",)), tmp_path, dataset=digits)
+        kind(BASE, SearchConfig(values=("lr=0.1,0.2",)), tmp_path, dataset=digits)
     first.leave()
-    Search(BASE, SearchConfig(values=("lr=0.1,0.2",)), tmp_path, dataset=digits)
+    kind(BASE, SearchConfig(values=("lr=0.1,0.2",)), tmp_path, dataset=digits).leave()
 
 
 @pytest.mark.parametrize(
@@ -317,7 +365,7 @@ def test_processes_do_not_search_different_values_at_once(tmp_path: Path, digits
 )
 def test_storages_that_cannot_be_used(tmp_path: Path, digits: Dataset, url: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        grid_search(BASE, SearchConfig(values=SIX.values, storage=url), tmp_path, dataset=digits)
+        grid_search(BASE, SearchConfig(values=SIX.values, pruner="median", storage=url), tmp_path, dataset=digits)
     assert "secret" not in str(caught.value)
 
 
@@ -344,9 +392,9 @@ def test_a_search_without_a_name_finds_itself_again() -> None:
     assert len({path, *others}) == 5
 
 
-def test_optuna_can_read_the_storage(whole: tuple[Path, SearchResult]) -> None:
+def test_optuna_can_read_the_storage(adaptive: tuple[Path, SearchResult]) -> None:
     """It stays an ordinary study, for whoever wants to look at it with Optuna's own tools."""
-    backend = optuna.storages.journal.JournalFileBackend(str(whole[0] / JOURNAL))
+    backend = optuna.storages.journal.JournalFileBackend(str(adaptive[0] / JOURNAL))
     study = optuna.load_study(study_name=None, storage=optuna.storages.JournalStorage(backend))
-    assert study.best_value == max(row.val_accuracy or 0 for row in whole[1].records)
+    assert study.best_value == max(row.val_accuracy or 0 for row in adaptive[1].records)
     assert torch.get_num_threads() == 1

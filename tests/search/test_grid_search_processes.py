@@ -33,6 +33,7 @@ from tests.helpers.searches import records, starts
 
 BASE = tiny_config(engine="plain", epochs=1, kernel_size=3)
 GRID = SearchConfig(values=("lr=0.01,0.03,0.1", "wd=0.001,0.01,0.1", "bs=200,400,600"), seeds=1)
+PRUNED = SearchConfig(values=GRID.values, seeds=1, pruner="median")  # through Optuna; of one epoch none ends
 
 
 def search(settings: SearchConfig, out: Path) -> None:
@@ -85,13 +86,21 @@ def whole(start: Callable[..., BaseProcess], tmp_path_factory: pytest.TempPathFa
     return out
 
 
+def results(out: Path) -> dict[str, Any]:
+    """The records, whatever way the search went."""
+    return {**records(out), "pruner": ""}
+
+
 @pytest.mark.slow
-def test_killed_ten_times(start: Callable[..., BaseProcess], whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [GRID, PRUNED], ids=["listed", "adaptive"])
+def test_killed_ten_times(
+    start: Callable[..., BaseProcess], whole: Path, tmp_path: Path, settings: SearchConfig
+) -> None:
     """Nothing is lost, nothing is done twice, and the end is as if nothing had happened."""
     out, moment = tmp_path / "search", random.Random(0)
     before: dict[str, tuple[int, int]] = {}
     for kill in range(10):
-        process = start(GRID, out)
+        process = start(settings, out)
         while len(ended(out)) < 2 * kill:
             assert process.is_alive()
             time.sleep(0.005)
@@ -103,31 +112,32 @@ def test_killed_ten_times(start: Callable[..., BaseProcess], whole: Path, tmp_pa
         assert now | before == now
         before = now
         if kill == 5:
-            (out / JOURNAL).unlink()
-    process = start(GRID, out)
+            (out / JOURNAL).unlink(missing_ok=settings is GRID)
+    process = start(settings, out)
     process.join()
     assert process.exitcode == 0
     (winner,) = (Path(run["path"]).name for run in records(out)["winner"]["runs"])
     before.pop(winner, None)  # its summary is completed with the test figures
     assert ended(out) | before == ended(out)
-    assert records(out) == records(whole)
+    assert results(out) == results(whole)
     assert weights(out) == weights(whole)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("settings", [GRID, PRUNED], ids=["listed", "adaptive"])
 def test_processes_share_the_work_of_one_that_dies(
-    start: Callable[..., BaseProcess], whole: Path, tmp_path: Path
+    start: Callable[..., BaseProcess], whole: Path, tmp_path: Path, settings: SearchConfig
 ) -> None:
     out = tmp_path / "search"
-    first = start(GRID, out)
+    first = start(settings, out)
     wait_for(lambda: len(ended(out)) >= 2, first)
-    second = start(GRID, out)
+    second = start(settings, out)
     wait_for(lambda: len(processes_of(out)) == 2 and len(ended(out)) >= 6, first, second)
     first.kill()
     first.join()
     second.join()
     assert second.exitcode == 0
-    assert records(out) == records(whole)
+    assert results(out) == results(whole)
     assert weights(out) == weights(whole)
     again = {name: count for name, count in starts(out).items() if count > 1}
     assert len(again) <= 1  # the run that died with its process
@@ -239,12 +249,12 @@ def test_two_processes_on_one_grid_through_postgresql(
     start: Callable[..., BaseProcess], postgresql: str, whole: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "search"
-    settings = SearchConfig(values=GRID.values, seeds=1, storage=postgresql)
+    settings = SearchConfig(values=GRID.values, seeds=1, pruner="median", storage=postgresql)
     both = [start(settings, out), start(settings, out)]
     for process in both:
         process.join()
         assert process.exitcode == 0
-    assert records(out) == records(whole)
+    assert results(out) == results(whole)
     assert len(records(out)["trials"]) == 27
     assert set(starts(out).values()) == {1}
     assert min(processes_of(out).values()) > 1
@@ -266,6 +276,6 @@ def test_two_processes_on_one_grid_through_postgresql(
     process = start(settings, out)
     process.join()
     assert process.exitcode == 0
-    assert records(out) == records(whole)
+    assert results(out) == results(whole)
     assert set(starts(out).values()) == {1}
     assert RunDir(lost).summary() is not None

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from optuna.storages.journal import JournalFileBackend
 
 from convmixer.runtime.environment import without_passwords
-from convmixer.search.storage import JOURNAL, Members, drop_torn_line, exclusive, open_storage, start_anew
+from convmixer.search.processes import ActiveProcesses
+from convmixer.search.storage import JOURNAL, drop_torn_line, open_storage, start_anew
 
 
 def trials(folder: Path) -> list[int]:
@@ -76,15 +77,15 @@ def test_what_is_dropped(tmp_path_factory: pytest.TempPathFactory, content: byte
 def test_members(tmp_path: Path) -> None:
     """Seen from a process that is killed: it is there until then."""
     code = (
-        "import sys, pathlib; from convmixer.search.storage import Members\n"
-        "members = Members(pathlib.Path(sys.argv[1])); print(members.join(), members.name, flush=True); input()"
+        "import sys, pathlib; from convmixer.search.processes import ActiveProcesses\n"
+        "members = ActiveProcesses(pathlib.Path(sys.argv[1])); print(members.join(), members.name, flush=True); input()"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "members")]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     alone, name = process.stdout.readline().split()
     assert alone == "True"
-    members = Members(tmp_path / "members")
+    members = ActiveProcesses(tmp_path / "members")
     assert not members.join()
     assert members.is_alive(name)
     process.kill()
@@ -92,16 +93,11 @@ def test_members(tmp_path: Path) -> None:
     assert not members.is_alive(name)
     assert not members.is_alive("nobody")
     assert not members.is_alive("")
-    third = Members(tmp_path / "members")
+    third = ActiveProcesses(tmp_path / "members")
     assert not third.join()
     members.leave()
     third.leave()
-    assert Members(tmp_path / "members").join()
-
-
-def test_a_lock_excludes(tmp_path: Path) -> None:
-    with exclusive(tmp_path / "lock"), pytest.raises(TimeoutError):
-        exclusive(tmp_path / "lock").acquire(timeout=0)
+    assert ActiveProcesses(tmp_path / "members").join()
 
 
 def test_passwords_stay_out_of_records() -> None:

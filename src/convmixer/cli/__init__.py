@@ -19,7 +19,8 @@ import tyro
 
 from convmixer.cli.data import Data
 from convmixer.cli.output import ERRORS
-from convmixer.cli.study import Experiment, GridSearch, Report
+from convmixer.cli.search import GridSearch
+from convmixer.cli.study import Experiment, Report
 from convmixer.cli.tools import Bench, Models
 from convmixer.cli.train import Train
 from convmixer.cli.use import Evaluate, Predict

@@ -1,20 +1,17 @@
-"""The commands of the study: convmixer experiment, grid-search and report."""
+"""The commands of the study: convmixer experiment and report."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
-from rich.console import Console
 
 from convmixer.cli.output import ERRORS, print_table
-from convmixer.config import Device, Precision, RunConfig
+from convmixer.config import Device, Precision
 from convmixer.errors import InputError, Interrupted
-from convmixer.presets import run_config
-from convmixer.search.space import SearchConfig
 
 if TYPE_CHECKING:
     from convmixer.experiments.suite import Study
@@ -94,52 +91,6 @@ class Experiment:
             common={"device": self.device} | ({"precision": self.precision} if self.precision else {}),
             command=("convmixer", "experiment", *self.names, *flags),
         )
-
-
-@dataclass(frozen=True)
-class GridSearch:
-    """Search the fields of a run for the best validation accuracy, then train the winner over seeds and test it.
-
-    The same command continues where it was stopped; several processes with the same --out share the work.
-    """
-
-    run: tyro.conf.OmitArgPrefixes[RunConfig] = field(default_factory=run_config)
-    search: Annotated[SearchConfig, tyro.conf.OmitArgPrefixes, tyro.conf.UseAppendAction] = field(
-        default_factory=SearchConfig
-    )
-    out: Path | None = None
-    """Search directory; by default one under results/grid_search that is named after what is searched."""
-    config: Path | None = None
-    """A run's config.json to take all defaults from, instead of --model and --recipe."""
-    json: bool = False
-    """Print the records as JSON."""
-
-    def execute(self) -> int:
-        """Runs the command; returns the exit status: 1 if a run crashed, or none finished."""
-        from convmixer.search.grid_search import default_search_path, grid_search, tables
-        from convmixer.search.pool import RunCrashedError
-
-        out = self.out or default_search_path(self.run, self.search)
-        try:
-            result = grid_search(self.run, self.search, out, console=ERRORS)
-        except Interrupted as stop:
-            ERRORS.print("Interrupted; the checkpoints are written, the same command continues.", highlight=False)
-            return 128 + stop.signum
-        except RunCrashedError as error:
-            ERRORS.print(f"{error}; the same command tries it again.", style="red", highlight=False, markup=False)
-            return 1
-        if self.json:
-            print((out / "grid_search.json").read_text(encoding="utf-8"), end="")
-        else:
-            for table in tables(result, self.search, str(out)):
-                Console().print(table)
-        failed = [record for record in result.records if record.state == "failed"]
-        for record in failed:
-            reason = f"{out / record.path} crashed, its error.txt says why; the same command tries it again."
-            ERRORS.print(reason, style="red", highlight=False, markup=False)
-        if result.winner is None:
-            ERRORS.print("No run finished, so there is no winner.", style="red", highlight=False)
-        return 1 if failed or result.winner is None else 0
 
 
 @dataclass(frozen=True)

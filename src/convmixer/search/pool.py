@@ -1,6 +1,6 @@
-"""Many runs in one directory: each is trained once, whoever asks for it and however often, by one process or several.
+"""Many runs in one directory, each trained once, however often it is asked for and by however many processes.
 
-The run directories are the ledger: nothing else says what was done. A run's folder is named by what defines it, and
+The run directories are the ledger: nothing else says what was done. A run's folder is named after its configuration and
 locked by the process that trains it; the lock ends with that process.
 """
 
@@ -67,22 +67,22 @@ class RunPool:
 
         Args:
             config: which run.
-            dataset: its data, where the caller has them; the pool's own otherwise.
+            dataset: its data, if already loaded; the pool's own otherwise.
             console: where the run's progress is shown; nowhere by default.
-            wait: where another process is at this run, wait for what comes of it.
+            wait: if another process trains this run, wait for its result.
             test: read the test set, if that was not done yet.
             observer: is told what happens if the run is trained here, and may end it.
             keep_pruned: leave a run that an observer ended earlier as it is, instead of continuing it.
 
         Raises:
-            RunBusyError: another process is at it, and ``wait`` is not set.
+            RunBusyError: another process holds the lock, and ``wait`` is not set.
             RunCrashedError: the run ended with an error that is neither bad input nor a signal.
             InputError: as :func:`convmixer.training.train`.
             Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written.
         """
         while True:
             ended = self.summary(config)
-            if ended and not self._lacks(ended, test, keep_pruned):
+            if ended and not self._needs_work(ended, test, keep_pruned):
                 return ended
             try:
                 images = dataset or self.dataset(config, console)
@@ -96,8 +96,8 @@ class RunPool:
             time.sleep(_POLL_SECONDS)
 
     @staticmethod
-    def _lacks(ended: Summary, test: bool, keep_pruned: bool) -> bool:
-        """Whether more is wanted than a run came to: its test figures, or the epochs that were pruned."""
+    def _needs_work(ended: Summary, test: bool, keep_pruned: bool) -> bool:
+        """Whether an ended run lacks something: its test metrics, or the epochs that were pruned."""
         untested = ended.status == "finished" and ended.test_accuracy is None
         return (untested and test) or (ended.status == "pruned" and not keep_pruned)
 
@@ -112,12 +112,13 @@ class RunPool:
     ) -> Iterator[tuple[RunConfig, Summary | RunCrashedError]]:
         """Runs ``configs``; yields each, once, as soon as it has ended, with its summary or with what made it crash.
 
-        Several processes that do this in one directory share the work: each passes over what others are at, and comes
-        back to it when nothing else is left, in case their process has died.
+        Several processes that do this in one directory share the work: each passes over the runs that others train, and
+        comes back to them when nothing else is left, in case their process has died. A run that crashes meanwhile in
+        another process is not tried again.
 
         Args:
             configs: which runs.
-            dataset: the data of them all, where the caller has them; the pool's own otherwise.
+            dataset: the data of them all, if already loaded; the pool's own otherwise.
             console: where each run's progress is shown; nowhere by default.
             test: as :meth:`run`.
             report: is called with every finished epoch of the runs that are trained here.
@@ -127,9 +128,14 @@ class RunPool:
             Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written.
         """
         left = list(dict.fromkeys(configs))
+        crashes = {config: self._crash(config) for config in left}
         while left:
             busy = []
             for config in left:
+                if (crash := self._crash(config)) and crash != crashes[config]:
+                    path = self.path(config)
+                    yield config, RunCrashedError(f"{path}: crashed in another process; see {path / 'error.txt'}")
+                    continue
                 try:
                     watcher = EpochWatcher(functools.partial(report, config))
                     options: dict[str, Any] = {"console": console, "test": test, "observer": watcher}
@@ -141,6 +147,13 @@ class RunPool:
             if len(busy) == len(left):
                 time.sleep(_POLL_SECONDS)
             left = busy
+
+    def _crash(self, config: RunConfig) -> int | None:
+        """When the last attempt crashed, in nanoseconds; None if it did not."""
+        try:
+            return (self.path(config) / "error.txt").stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
 
     def _train(self, config: RunConfig, **options: Any) -> Summary:
         path = self.path(config)

@@ -1,14 +1,35 @@
-"""From a search's settings to Optuna's distributions, samplers and pruners."""
+"""Points of a search space: all of a grid, random ones drawn up front, and what Optuna needs to propose others."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from convmixer.search.space import Choice, Dimension, SearchConfig
+from convmixer.search.space import Choice, Dimension, SearchConfig, Values
+
+
+def points_up_front(settings: SearchConfig, seed: int, known: Mapping[int, Values]) -> dict[int, Values]:
+    """The points of a grid or of a random search, by number; nothing for TPE, whose points depend on results.
+
+    Args:
+        settings: what to search.
+        seed: of random points.
+        known: random points of an earlier start that are still in the space; they keep their numbers.
+    """
+    if settings.sampler == "grid":
+        return dict(enumerate(settings.grid()))
+    if settings.sampler == "tpe":
+        return {}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study, points = optuna.create_study(), dict(known)
+    for number in range(settings.count()):
+        if number not in points:
+            study.sampler = optuna.samplers.RandomSampler(_sampler_seed(seed, number))
+            points[number] = study.ask(distributions(settings.space())).params
+    return dict(sorted(points.items()))
 
 
 def distributions(space: Sequence[Dimension]) -> dict[str, BaseDistribution]:
@@ -24,20 +45,19 @@ def distributions(space: Sequence[Dimension]) -> dict[str, BaseDistribution]:
     return distributions
 
 
-def sampler(settings: SearchConfig, seed: int, number: int) -> optuna.samplers.BaseSampler:
-    """What draws trial ``number``.
-
-    Each draw has a seed of its own: what is drawn depends on earlier results, and not on who draws, or after how many
-    restarts.
-    """
-    own = int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:4], "big")
-    return optuna.samplers.TPESampler(seed=own) if settings.sampler == "tpe" else optuna.samplers.RandomSampler(own)
+def sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
+    """TPE for trial ``number``: its proposal depends on earlier results, but not on which process asks or restarts."""
+    return optuna.samplers.TPESampler(seed=_sampler_seed(seed, number))
 
 
 def pruner(settings: SearchConfig) -> optuna.pruners.BasePruner:
-    """What decides between epochs whether a run goes on."""
+    """What decides after an epoch whether a run goes on."""
     if settings.pruner == "median":
         return optuna.pruners.MedianPruner()
     if settings.pruner == "halving":
         return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
     return optuna.pruners.NopPruner()
+
+
+def _sampler_seed(seed: int, number: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:4], "big")

@@ -1,59 +1,43 @@
-"""A search directory as one process sees it: claims combinations, trains them, writes ``grid_search.json``.
+"""A search directory as one process sees it: its points, their runs, and ``grid_search.json``.
 
-The run directories under ``runs`` say what was done; Optuna proposes, and keeps processes from claiming the same. A
-process that finds itself alone makes Optuna's trials anew from the run directories, so that it does not matter what
-became of them. One that finds another's trial, whose process is gone, takes it over.
+The run directories under ``runs`` are the ledger: they alone say what was done. Subclasses choose points and share them
+between processes: :mod:`convmixer.search.listed`, :mod:`convmixer.search.adaptive`.
 """
 
 from __future__ import annotations
 
+import abc
+import functools
 import json
-import secrets
+import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import optuna
-from optuna.trial import Trial, TrialState
+from typing import Any, Self
 
 from convmixer.config import RunConfig
 from convmixer.data import Dataset
-from convmixer.errors import InputError, Interrupted
-from convmixer.files import write_atomic
-from convmixer.runs import EpochRecord, Outcome, Summary, TrialRecord, config_differences
-from convmixer.search.ledger import Ledger
-from convmixer.search.pool import RunCrashedError
-from convmixer.search.sampling import distributions, pruner, sampler
-from convmixer.search.space import SearchConfig, Values, describe
-from convmixer.search.storage import Members, close_storage, exclusive, open_storage, start_anew
-from convmixer.training.observers import EpochWatcher
+from convmixer.errors import InputError
+from convmixer.files import file_lock, write_atomic
+from convmixer.runs import Outcome, RunDir, Summary, TrialRecord, config_differences
+from convmixer.search.pool import RunCrashedError, RunPool
+from convmixer.search.processes import ActiveProcesses
+from convmixer.search.space import SearchConfig, Values, describe, with_values
 
 RECORDS = "grid_search.json"
-_POLL_SECONDS = 0.2
-_WORST = 0.0  # what a diverged run is worth to a sampler
 
 
-@dataclass(frozen=True)
-class _Claim:
-    """A combination that this process is at."""
-
-    trial: Trial
-    number: int
-    values: Values
-
-
-class Search:
-    """One process's part in a search.
+class Search(abc.ABC):
+    """One process's part in a search; to be left with :meth:`leave`, or used in a ``with`` statement.
 
     Args:
         base: the run that the searched fields are varied in.
         settings: what to vary, and how.
         out: the search directory.
         command: what to write into the records as the command they come from.
-        dataset: the runs' data, where the caller has them.
-        tell: is told a line about every trial.
+        dataset: the runs' data, if already loaded.
+        log: is called with a line about every trial.
 
     Raises:
         InputError: a value that a run cannot have, a storage that cannot be used, a directory with another search.
@@ -67,232 +51,151 @@ class Search:
         *,
         command: Sequence[str] = (),
         dataset: Dataset | None = None,
-        tell: Callable[[str], object] = lambda line: None,
+        log: Callable[[str], object] = lambda line: None,
     ) -> None:
         self.base, self.settings, self.out = base, settings.check(base), out
-        self.command, self.dataset, self.tell = list(command), dataset, tell
+        self.command, self.dataset, self.log = list(command), dataset, log
         self.space = settings.space()
-        self.ledger = Ledger(base, settings, out)
+        self.pool = RunPool(out)
+        self.winner: dict[str, Any] | None = None
+        self._ended: dict[RunConfig, Summary] = {}
         if (out / "config.json").exists():
             raise InputError(f"{out}: is a run directory; choose another --out for the search.")
+        self.private = out / ".search"
         try:
-            out.mkdir(parents=True, exist_ok=True)
-            self.own = out / ".search"
-            self.members = Members(self.own / "members")
+            self.private.mkdir(parents=True, exist_ok=True)
+            self.processes = ActiveProcesses(self.private / "processes")
         except OSError as error:
             raise InputError(
                 f"{out}: cannot be written to ({error.strerror or error}); choose another --out."
             ) from None
-        self.lock = exclusive(self.own / "lock")
-        self.winner: dict[str, Any] | None = None
-        self._known = self._read_records()
+        self.known = self._read_points()
+        self.lock = file_lock(self.private / "lock")
         with self.lock:
+            alone = self.processes.join()
             try:
-                self.study = self._join()
+                self._check_space(alone)
+                self._begin(alone)
             except BaseException:
-                self.members.leave()
+                self.processes.leave()
                 raise
-        self._begun, self._done_before = time.monotonic(), self._count_done()
+        self._started, self._done_before = time.monotonic(), self._done()
 
-    # What was done before
+    @abc.abstractmethod
+    def _begin(self, alone: bool) -> None:
+        """Takes up the search; ``alone`` says whether no other process works on it."""
 
-    def _read_records(self) -> list[TrialRecord]:
-        """The rows of ``grid_search.json``, if it is there and whole: they give trials their numbers, no more.
+    @abc.abstractmethod
+    def points(self) -> dict[int, Values]:
+        """All points that are known so far, by number, in order."""
 
-        Raises:
-            InputError: it belongs to another search.
-        """
-        path = self.out / RECORDS
-        try:
-            old = json.loads(path.read_text(encoding="utf-8"))
-            rows, base = [TrialRecord(**row) for row in old["trials"]], RunConfig.from_dict(old["config"])
-            settings = [(name, old[name]) for name in ("sampler", "pruner", "trial_seeds")]
-        except (OSError, ValueError, KeyError, TypeError, InputError):
-            return []
-        first = {dimension.name: dimension.ends()[0] for dimension in self.space}
-        differences = [config_differences(base.replace(**first), self.base.replace(**first))]
-        differences += [f"{n} {v} → {new}" for n, v in settings if v != (new := getattr(self.settings, n))]
-        if changed := ", ".join(filter(None, differences)):
-            raise InputError(
-                f"{self.out}: holds another search ({changed}); leave these as they were, or choose another --out."
-            )
-        return rows
-
-    def _join(self) -> optuna.Study:
-        """The Optuna study of this directory, made anew if no other process is at it.
-
-        Raises:
-            InputError: the processes that are at it search something else.
-        """
-        name_file = self.own / "name"
-        if not name_file.exists():
-            write_atomic(name_file, f"convmixer-{secrets.token_hex(8)}")
-        name, url = name_file.read_text(encoding="utf-8"), self.settings.storage
-        space = {dimension.name: dimension.to_json() for dimension in self.space}
-        if self.members.join():
-            self.storage = start_anew(url, self.out, name)
-            study = optuna.create_study(
-                study_name=name, storage=self.storage, direction="maximize", pruner=pruner(self.settings)
-            )
-            study.set_user_attr("space", space)
-            self._fill(study)
-        else:
-            self.storage = open_storage(url, self.out)
-            study = optuna.load_study(study_name=name, storage=self.storage, pruner=pruner(self.settings))
-            if study.user_attrs["space"] != space:
-                raise InputError(f"{self.out}: another process searches other values in it; choose another --out.")
-        return study
-
-    def _fill(self, study: optuna.Study) -> None:
-        """Gives an empty study every known combination: first those with a result, then those that are to be tried."""
-        left = []
-        for number, values in self._combinations():
-            state = self.ledger.state(values)
-            if state is None:
-                left.append((number, values))
-                continue
-            claim = self._ask(study, number, values)
-            for record in self.ledger.epochs(values):
-                self._report(claim, record)
-            self._conclude(study, claim, state)
-        for number, values in left:
-            _enqueue(study, number, values)
-
-    def _combinations(self) -> Iterator[tuple[int, Values]]:
-        """What is known to belong to this search, with its number."""
-        if self.settings.sampler == "grid":
-            yield from enumerate(self.settings.points())
-            return
-        rows = {row.number: row.values for row in self._known if self.ledger.contains(row.values)}
-        yield from sorted(rows.items())
-        unlisted = [values for values in self.ledger.values_on_disk() if values not in rows.values()]
-        yield from enumerate(unlisted, max(rows, default=-1) + 1)
-
-    def leave(self) -> None:
-        """Ends this process's part."""
-        self.members.leave()
-        close_storage(self.storage)
-
-    # Trials
-
+    @abc.abstractmethod
     def work(self) -> None:
-        """Trains combinations until all are done, by this process or by others.
+        """Trains points until all are done, by this process or by others.
 
         Raises:
             InputError: a run that is impossible with these data.
             Interrupted: SIGINT or SIGTERM arrived; the run that was trained left a checkpoint.
         """
-        while claim := self._claim():
-            try:
-                self._train(claim)
-                state: Outcome = self.ledger.state(claim.values) or "failed"
-            except RunCrashedError as error:
-                self.tell(str(error))
-                state = "failed"
-            except Interrupted:
-                with self.lock:
-                    self.study.tell(claim.trial, state=TrialState.FAIL)
-                    _enqueue(self.study, claim.number, claim.values)
-                    self._write()
-                raise
-            with self.lock:
-                self._conclude(self.study, claim, state)
-                self._write()
-            self.tell(self._line(claim, state))
 
-    def _claim(self) -> _Claim | None:
-        """The next combination for this process, or None if all are done; waits while others are at the last ones."""
-        while True:
-            with self.lock:
-                self._take_over()
-                if (number := self._next_number()) is not None:
-                    claim = self._ask(self.study, number)
-                    self._write()
-                    return claim
-                if not self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                    return None
-            time.sleep(_POLL_SECONDS)
+    def leave(self) -> None:
+        """Ends this process's part."""
+        self.processes.leave()
 
-    def _take_over(self) -> None:
-        """Puts back the trials whose processes are gone."""
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            attributes = trial.user_attrs
-            if not self.members.is_alive(attributes.get("member", "")):
-                self.study.tell(trial.number, state=TrialState.FAIL)
-                if "number" in attributes:  # else its process died while it drew, and the same will be drawn again
-                    _enqueue(self.study, attributes["number"], attributes["values"])
+    def __enter__(self) -> Self:
+        return self
 
-    def _next_number(self) -> int | None:
-        """The number of the next trial, waiting or to be drawn, or None if there is none."""
-        trials = self.study.get_trials(deepcopy=False)
-        if waiting := [t.user_attrs["number"] for t in trials if t.state is TrialState.WAITING]:
-            return int(waiting[0])
-        numbers = {int(t.user_attrs["number"]) for t in trials if "number" in t.user_attrs}
-        return max(numbers, default=-1) + 1 if len(numbers) < self.settings.count() else None
+    def __exit__(self, *_: object) -> None:
+        self.leave()
 
-    def _ask(self, study: optuna.Study, number: int, values: Values | None = None) -> _Claim:
-        """Claims the trial with these values, else the one that waits first, else draws one."""
-        if values is not None:
-            _enqueue(study, number, values)
-        study.sampler = sampler(self.settings, self.base.seed, number)
-        trial = study.ask(distributions(self.space))
-        trial.set_user_attr("member", self.members.name)
-        if "number" not in trial.user_attrs:
-            trial.set_user_attr("values", dict(trial.params))
-            trial.set_user_attr("number", number)
-        return _Claim(trial, int(trial.user_attrs["number"]), dict(trial.user_attrs["values"]))
+    # What was done before
 
-    def _train(self, claim: _Claim) -> None:
-        first, *others = self.ledger.configs(claim.values)
+    def _read_points(self) -> dict[int, Values]:
+        """The points in ``grid_search.json`` that are in the space; nothing if it is missing or damaged.
 
-        def prune(record: EpochRecord) -> str | None:
-            if self._report(claim, record) and record.epoch < first.train.epochs:
-                return f"after epoch {record.epoch}, with a validation accuracy of {record.val_accuracy:.2%}"
-            return None
+        Raises:
+            InputError: it belongs to another search.
+        """
+        try:
+            old = json.loads((self.out / RECORDS).read_text(encoding="utf-8"))
+            points = {int(row["number"]): dict(row["values"]) for row in old["trials"]}
+            base = RunConfig.from_dict(old["config"])
+            settings = [(name, old[name]) for name in ("sampler", "pruner", "trial_seeds")]
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+        first = {dimension.name: dimension.ends()[0] for dimension in self.space}
+        differences = [config_differences(with_values(base, first), with_values(self.base, first))]
+        differences += [f"{n} {v} → {new}" for n, v in settings if v != (new := getattr(self.settings, n))]
+        if changed := ", ".join(filter(None, differences)):
+            raise InputError(
+                f"{self.out}: holds another search ({changed}); leave these as they were, or choose another --out."
+            )
+        return {number: values for number, values in sorted(points.items()) if self.contains(values)}
 
-        observer = EpochWatcher(prune)
-        summary = self.ledger.pool.run(first, dataset=self.dataset, test=False, observer=observer, keep_pruned=True)
-        for config in others:
-            if summary.status == "finished":
-                summary = self.ledger.pool.run(config, dataset=self.dataset, test=False)
+    def _check_space(self, alone: bool) -> None:
+        """Raises InputError if the processes that work in the directory search something else."""
+        space, file = json.dumps({d.name: d.to_json() for d in self.space}), self.private / "space.json"
+        if alone:
+            write_atomic(file, space)
+        elif file.read_text(encoding="utf-8") != space:
+            raise InputError(f"{self.out}: another process searches other values in it; choose another --out.")
 
-    def _report(self, claim: _Claim, record: EpochRecord) -> bool:
-        """Tells Optuna of an epoch; returns whether it would end the run."""
-        if self.settings.pruner == "none" or record.val_accuracy is None:
-            return False
-        claim.trial.report(record.val_accuracy, record.epoch)
-        return claim.trial.should_prune()
+    def contains(self, values: Mapping[str, Any]) -> bool:
+        """Whether a point is in the space."""
+        return all(dimension.contains(values.get(dimension.name)) for dimension in self.space)
 
-    def _conclude(self, study: optuna.Study, claim: _Claim, state: Outcome) -> None:
-        if state == "finished":
-            study.tell(claim.trial, self.ledger.accuracy(claim.values))
-        elif state == "diverged":
-            study.tell(claim.trial, _WORST)
-        else:
-            study.tell(claim.trial, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
+    # Runs
+
+    def configs(self, values: Values, seeds: int | None = None) -> list[RunConfig]:
+        """The runs of a point: ``trial_seeds`` unless said otherwise."""
+        count = self.settings.trial_seeds if seeds is None else seeds
+        return [_config(self.base, self.base.seed + i, *values.items()) for i in range(count)]
+
+    def summary(self, config: RunConfig) -> Summary | None:
+        """How a run ended, or None. What is read once is remembered; test metrics may be missing from it."""
+        if config not in self._ended and (summary := self.pool.summary(config)):
+            self._ended[config] = summary
+        return self._ended.get(config)
+
+    def run_outcome(self, config: RunConfig) -> Outcome | None:
+        """How a run ended, or that it began; None if it did not."""
+        if summary := self.summary(config):
+            return summary.status
+        run = RunDir(self.pool.path(config))
+        if run.error():
+            return "failed"
+        return "running" if (run.path / "config.json").exists() else None
+
+    def outcome(self, values: Values) -> Outcome | None:
+        """How a point ended, by its run directories; None if it did not yet."""
+        for config in self.configs(values):
+            state = self.run_outcome(config)
+            if state != "finished":
+                return None if state == "running" else state
+        return "finished"
+
+    def accuracy(self, values: Values) -> float:
+        """Mean validation accuracy of a finished point's runs."""
+        summaries = [self.summary(config) for config in self.configs(values)]
+        return statistics.fmean(s.val_accuracy for s in summaries if s and s.val_accuracy is not None)
 
     # Results
 
-    def _tried(self) -> dict[int, tuple[Values, TrialState]]:
-        """The combinations that were begun, by number, and what Optuna knows of them."""
-        trials = self.study.get_trials(deepcopy=False)
-        newest = {t.user_attrs["number"]: (t.user_attrs["values"], t.state) for t in trials if "number" in t.user_attrs}
-        return {number: row for number, row in sorted(newest.items()) if row[1] is not TrialState.WAITING}
-
     def records(self) -> list[TrialRecord]:
-        """A row for each run of each combination that was begun."""
+        """A record of each run of each point that was begun."""
         rows = []
-        for number, (values, known) in self._tried().items():
-            unended: Outcome = "failed" if known is TrialState.FAIL else "running"
-            for config in self.ledger.configs(values):
-                summary = self.ledger.summary(config)
+        for number, values in self.points().items():
+            for config in self.configs(values):
+                if (state := self.run_outcome(config)) is None:
+                    continue
+                summary = self.summary(config)
                 rows.append(
                     TrialRecord(
                         number=number,
                         values=values,
                         seed=config.seed,
-                        path=self.ledger.relative(config),
-                        state=summary.status if summary else unended,
+                        path=self._relative(config),
+                        state=state,
                         val_accuracy=summary.val_accuracy if summary else None,
                         epoch_seconds=summary.epoch_seconds if summary else None,
                     )
@@ -300,70 +203,66 @@ class Search:
         return rows
 
     def best(self) -> Values | None:
-        """The finished combination with the highest mean validation accuracy, the first of equals."""
-        finished = [values for values, _ in self._tried().values() if self.ledger.state(values) == "finished"]
-        return max(finished, key=self.ledger.accuracy, default=None)
+        """The finished point with the highest mean validation accuracy, the first of equals."""
+        finished = [values for values in self.points().values() if self.outcome(values) == "finished"]
+        return max(finished, key=self.accuracy, default=None)
 
-    def train_best(self) -> None:
-        """Trains the best combination over its seeds; several processes share these runs.
+    def test_best(self) -> None:
+        """Trains the best point over its seeds, reads the test set for these runs only, and completes the records.
 
         Raises:
             RunCrashedError: a run ended with an error that is neither bad input nor a signal.
             InputError, Interrupted: as :meth:`work`.
         """
+        for _, answer in self.pool.run_all(self._winner_configs(), dataset=self.dataset):
+            if isinstance(answer, RunCrashedError):
+                raise answer
         if values := self.best():
-            runs = self.ledger.configs(values, self.settings.seeds)
-            for _, summary in self.ledger.pool.run_all(runs, dataset=self.dataset, test=False):
-                if isinstance(summary, RunCrashedError):
-                    raise summary
-
-    def crown(self) -> None:
-        """Has the best combination trained, reads the test set for each of its runs, and completes the records."""
-        self.train_best()
-        if values := self.best():
-            configs = self.ledger.configs(values, self.settings.seeds)
-            with exclusive(self.own / "winner.lock"):  # one process reads the test set, once
-                for config in configs:
-                    self.ledger.pool.run(config, dataset=self.dataset)
-            runs = [{"seed": config.seed, "path": self.ledger.relative(config)} for config in configs]
+            runs = [{"seed": config.seed, "path": self._relative(config)} for config in self._winner_configs()]
             self.winner = {"values": values, "runs": runs}
-        with self.lock:
-            self._write()
+        self.write()
 
     def winner_summaries(self) -> list[Summary]:
         """The final figures of the winner's runs, with those of the test set."""
+        return [summary for config in self._winner_configs() if (summary := self.pool.summary(config))]
+
+    def _winner_configs(self) -> list[RunConfig]:
         values = self.best()
-        configs = self.ledger.configs(values, self.settings.seeds) if values else []
-        return [summary for config in configs if (summary := self.ledger.pool.summary(config))]
+        return self.configs(values, self.settings.seeds) if values else []
 
-    def _write(self) -> None:
-        content = {
-            "name": "grid_search",
-            "space": {dimension.name: dimension.to_json() for dimension in self.space},
-            "sampler": self.settings.sampler,
-            "pruner": self.settings.pruner,
-            "trial_seeds": self.settings.trial_seeds,
-            "dataset": self.base.data.dataset,
-            "command": self.command,
-            "config": self.base.to_dict(),
-            "trials": [asdict(record) for record in self.records()],
-            "winner": self.winner,
-        }
-        write_atomic(self.out / RECORDS, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    def write(self) -> None:
+        """Writes ``grid_search.json`` from the run directories."""
+        with self.lock:
+            content = {
+                "name": "grid_search",
+                "space": {dimension.name: dimension.to_json() for dimension in self.space},
+                "sampler": self.settings.sampler,
+                "pruner": self.settings.pruner,
+                "trial_seeds": self.settings.trial_seeds,
+                "dataset": self.base.data.dataset,
+                "command": self.command,
+                "config": self.base.to_dict(),
+                "trials": [asdict(record) for record in self.records()],
+                "winner": self.winner,
+            }
+            write_atomic(self.out / RECORDS, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
-    def _count_done(self) -> int:
-        states = [state for _, state in self._tried().values()]
-        return sum(state.is_finished() for state in states)
+    def _relative(self, config: RunConfig) -> str:
+        return self.pool.path(config).relative_to(self.out).as_posix()
 
-    def _line(self, claim: _Claim, state: Outcome) -> str:
-        """What to say of a trial that ended."""
-        done, total = self._count_done(), self.settings.count()
-        what = f"val {self.ledger.accuracy(claim.values):.2%}" if state == "finished" else state
-        here = done - self._done_before
-        minutes = (time.monotonic() - self._begun) / 60 / max(1, here) * (total - done)
+    def _done(self) -> int:
+        return sum(self.outcome(values) is not None for values in self.points().values())
+
+    def _trial_ended(self, values: Values, outcome: Outcome) -> None:
+        """Writes the records, and logs a line about a point that has ended."""
+        self.write()
+        done, total = self._done(), self.settings.count()
+        result = f"val {self.accuracy(values):.2%}" if outcome == "finished" else outcome
+        minutes = (time.monotonic() - self._started) / 60 / max(1, done - self._done_before) * (total - done)
         left = f", about {minutes:.0f} min left" if minutes >= 1 else ""
-        return f"{done} of {total}: {describe(claim.values)}: {what}{left}"
+        self.log(f"{done} of {total}: {describe(values)}: {result}{left}")
 
 
-def _enqueue(study: optuna.Study, number: int, values: Values) -> None:
-    study.enqueue_trial(values, user_attrs={"number": number, "values": values})
+@functools.cache
+def _config(base: RunConfig, seed: int, *values: tuple[str, Any]) -> RunConfig:
+    return with_values(base, {**dict(values), "seed": seed})

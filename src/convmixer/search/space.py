@@ -8,21 +8,25 @@ import itertools
 import math
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from convmixer.config import Checked, RunConfig, sections
+from convmixer.config import Checked, RunConfig, field_owners, sections
 from convmixer.errors import InputError, nearest
+from convmixer.presets import run_config
 
 Sampler = Literal["grid", "tpe", "random"]
 Pruner = Literal["none", "median", "halving"]
 Number = int | float
-Values = dict[str, Number]
+Value = int | float | bool | str
+Values = dict[str, Any]
 """A point of the space: a value for every searched field."""
 
 _SHORT = {"wd": "weight_decay", "bs": "batch_size", "hidden_dim": "dim"}
-_JUDGES = ("seed", "split_seed", "val_fraction", "test_fraction")  # luck, and the images that a run is judged by
+_JUDGES = ("seed", "split_seed", "val_fraction", "test_fraction", "dataset", "protocol")  # what runs are judged by
+_BOOLEANS = {"true": True, "false": False}
+_KINDS: Mapping[type[Value], str] = {int: "whole numbers", float: "numbers", str: "names", bool: "true or false"}
 _DEFAULT_GRID = {"lr": "0.001,0.01,0.1", "weight_decay": "0.0001,0.001,0.01", "batch_size": "64,128,256"}
 _DEFAULT_RANGES = {**_DEFAULT_GRID, "lr": "0.001..0.1:log", "weight_decay": "0.0001..0.01:log"}
 _DEFAULT_TRIALS = 20
@@ -33,17 +37,17 @@ class Choice:
     """A field and the values listed for it."""
 
     name: str
-    values: tuple[Number, ...]
+    values: tuple[Value, ...]
 
     def contains(self, value: object) -> bool:
         """Whether ``value`` is one of them."""
         return value in self.values
 
-    def ends(self) -> tuple[Number, ...]:
+    def ends(self) -> tuple[Value, ...]:
         """Values that have to be possible if all are to be."""
         return self.values
 
-    def to_json(self) -> list[Number]:
+    def to_json(self) -> list[Value]:
         """The list."""
         return list(self.values)
 
@@ -75,30 +79,30 @@ Dimension = Choice | Range
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig(Checked):
-    """How a search goes about."""
+    """What a search varies, and how."""
 
     search_space: str | None = None
-    """Fields to vary, with commas between them: any number in a run's configuration (wd is short for weight_decay).
-    By default those that --values names, else lr,wd,batch_size, the study's grid."""
+    """Fields to vary, with commas between them: anything in a run's configuration that decides its result (wd is short
+    for weight_decay). By default those that --values names, else lr,wd,batch_size, the study's grid."""
     values: tuple[str, ...] = ()
-    """What a field may be, as lr=0.001,0.01,0.1, or a range for --sampler tpe and random, as lr=0.001..0.1:log. May be
-    given several times."""
+    """Values of a field: lr=0.001,0.01,0.1 or optimizer=adamw,sgd; for --sampler tpe and random also a range,
+    lr=0.001..0.1:log. May be given several times."""
     sampler: Sampler = "grid"
     """grid (every combination of the values), tpe (tree-structured Parzen estimator) or random."""
     trials: int | None = None
     """Combinations to try with --sampler tpe or random; 20 by default."""
     pruner: Pruner = "none"
-    """Ends a run early, by its validation accuracy after each epoch: median (worse than the median of the others) or
-    halving (not among the best of those that came as far: arXiv 1810.05934)."""
+    """Ends a run early, by its validation accuracy after each epoch: median (below the median of the others) or halving
+    (not among the best that reached this epoch, arXiv 1810.05934)."""
     trial_seeds: int = 1
-    """Runs of each combination, with seeds of their own; combinations are compared by the mean."""
+    """Runs of each combination, with consecutive seeds; combinations are compared by their mean."""
     seeds: int = 3
-    """Runs of the best combination, with seeds of their own. Only these read the test set."""
+    """Runs of the best combination, with consecutive seeds. Only these read the test set."""
     workers: int = 1
-    """Processes that train at the same time; several small runs on one GPU use it better than one."""
+    """Processes that train at the same time, spread over all GPUs; several small runs make better use of one GPU."""
     storage: str | None = None
-    """Where Optuna keeps the trials: a file in --out by default; postgresql://user@host/database for several machines,
-    which share --out as well."""
+    """Where Optuna keeps the trials of --sampler tpe and of pruners: a file in --out by default;
+    postgresql://user@host/database for several machines, which share --out as well."""
 
     def _problems(self) -> Iterator[str]:
         for name, least in (("trial_seeds", 1), ("seeds", 0), ("workers", 1), ("trials", 1)):
@@ -107,7 +111,14 @@ class SearchConfig(Checked):
                 yield f"--{name.replace('_', '-')}: {value} is out of range; give at least {least}."
         if self.sampler == "grid" and self.trials is not None:
             yield "--trials: a grid tries every combination; leave it out, or choose --sampler tpe or random."
+        if self.storage is not None and not self.is_adaptive:
+            yield "--storage: only --sampler tpe and pruners need one; leave it out, processes share the work anyway."
         self.space()
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether points, or the lengths of runs, depend on results."""
+        return self.sampler == "tpe" or self.pruner != "none"
 
     def space(self) -> tuple[Dimension, ...]:
         """The searched fields with their values. Raises InputError if they are unknown, or have impossible values."""
@@ -134,8 +145,8 @@ class SearchConfig(Checked):
                 )
         return space
 
-    def points(self) -> list[Values]:
-        """Every combination of a grid, the last field varying fastest; nothing for the samplers that draw them."""
+    def grid(self) -> list[Values]:
+        """Every combination of a grid, the last field varying fastest; nothing for samplers."""
         if self.sampler != "grid":
             return []
         space = [dimension for dimension in self.space() if isinstance(dimension, Choice)]
@@ -144,7 +155,7 @@ class SearchConfig(Checked):
 
     def count(self) -> int:
         """How many combinations there are to try."""
-        return len(self.points()) if self.sampler == "grid" else self.trials or _DEFAULT_TRIALS
+        return len(self.grid()) if self.sampler == "grid" else self.trials or _DEFAULT_TRIALS
 
     def check(self, base: RunConfig) -> Self:
         """These settings, if they can vary ``base``.
@@ -157,11 +168,11 @@ class SearchConfig(Checked):
                 "grid-search: chooses by the accuracy on held-out training images; "
                 "give --protocol validation and a --val-fraction above 0."
             )
-        for values in self.points():
-            base.replace(**values)
+        for values in self.grid():
+            with_values(base, values)
         for dimension in self.space():
             for value in dimension.ends():
-                base.replace(**{dimension.name: value})
+                with_values(base, {dimension.name: value})
         return self
 
 
@@ -173,23 +184,25 @@ def _split(text: str) -> tuple[str, str]:
 
 
 @functools.cache
-def searchable() -> dict[str, type[Number]]:
-    """The fields that can be searched, each int or float."""
+def searchable() -> dict[str, type[Value]]:
+    """The fields that can be searched, and the type of their values."""
     owners: tuple[type, ...] = (RunConfig, *(typing.get_type_hints(RunConfig)[name] for name in sections()))
     return {
         item.name: kind
         for owner in owners
         for item in dataclasses.fields(owner)
-        if (kind := _number_type(typing.get_type_hints(owner)[item.name]))
+        if (kind := _value_type(typing.get_type_hints(owner)[item.name]))
         and item.metadata.get("identity", True)
         and item.name not in _JUDGES
     }
 
 
-def _number_type(hint: Any) -> type[Number] | None:
-    """Int or float if that is what ``hint`` allows, besides None."""
+def _value_type(hint: Any) -> type[Value] | None:
+    """The scalar type that ``hint`` allows, besides None and others; choices are strings."""
     options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
-    return next((kind for kind in (int, float) if kind in options), None)
+    if any(typing.get_origin(option) is Literal for option in options):
+        return str
+    return next((kind for kind in (bool, int, float, str) if kind in options), None)
 
 
 def _field_name(text: str, flag: str) -> str:
@@ -199,7 +212,7 @@ def _field_name(text: str, flag: str) -> str:
     if name in _JUDGES:
         raise InputError(f"{flag}: {name} decides what the runs are judged by, so they cannot be compared over it.")
     if name not in known:
-        raise InputError(f"{flag}: {name!r} is not a number in a run's configuration; {nearest(name, known)}")
+        raise InputError(f"{flag}: {name!r} is not a field of a run's configuration; {nearest(name, known)}")
     return name
 
 
@@ -207,7 +220,7 @@ def _dimension(name: str, text: str) -> Dimension:
     """What ``text`` (1,2,4 or 1..4 or 1..4:log) says of a field."""
     low, dots, rest = text.partition("..")
     if not dots:
-        values = tuple(_number(name, part) for part in text.split(","))
+        values = tuple(_value(name, part) for part in text.split(","))
         if len(set(values)) < len(values):
             raise InputError(f"--values: {name}={text} names a value twice; name each once.")
         return Choice(name, values)
@@ -223,17 +236,51 @@ def _dimension(name: str, text: str) -> Dimension:
     return Range(name, *limits, log=bool(colon))
 
 
+def _value(name: str, text: str) -> Value:
+    kind, text = searchable()[name], text.strip()
+    if kind is bool:
+        if text not in _BOOLEANS:
+            raise InputError(f"--values: {name} takes true or false, not {text!r}.")
+        return _BOOLEANS[text]
+    if kind is str and text:
+        return text
+    return _number(name, text)
+
+
 def _number(name: str, text: str) -> Number:
     kind = searchable()[name]
     try:
-        value = kind(text)
+        value = int(text) if kind is int else float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
-        raise InputError(f"--values: {name} takes {'whole ' if kind is int else ''}numbers, not {text.strip()!r}.")
+    if not math.isfinite(value) or kind not in (int, float):
+        raise InputError(f"--values: {name} takes {_KINDS[kind]}, not {text.strip()!r}.")
     return value
+
+
+def with_values(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """``base`` with some fields changed; a new model or recipe replaces the defaults of the old one.
+
+    Raises:
+        InputError: an impossible value.
+    """
+    model, recipe = values.get("model", base.model), values.get("recipe", base.recipe)
+    if (model, recipe) == (base.model, base.recipe):
+        return base.replace(**values)
+    defaults = _flat(run_config(base.model, base.recipe))
+    chosen = {name: value for name, value in _flat(base).items() if value != defaults[name]}
+    return run_config(**{**chosen, **values, "model": model, "recipe": recipe})
+
+
+def _flat(config: RunConfig) -> dict[str, Any]:
+    return {name: getattr(getattr(config, owner) if owner else config, name) for name, owner in field_owners().items()}
 
 
 def describe(values: Values) -> str:
     """``lr 0.01, batch_size 64``."""
-    return ", ".join(f"{name} {value:.6g}" for name, value in values.items())
+    return ", ".join(f"{name} {shown(value)}" for name, value in values.items())
+
+
+def shown(value: Value) -> str:
+    """Six digits of a number; a name as it is."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,29 +1,21 @@
-"""Where Optuna keeps the trials of a search, and who is at it.
+"""Where Optuna keeps the trials of an adaptive search.
 
-Nothing in an Optuna storage is needed to go on: the run directories say what was done. It is how processes that search
-together share the work.
+Nothing in it is needed to continue: the run directories say what was done. It is how processes share the work.
 """
 
 from __future__ import annotations
 
 import contextlib
-import secrets
 from pathlib import Path
 
 import optuna
-from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from convmixer.errors import InputError
+from convmixer.files import file_lock
 
 JOURNAL = "optuna.journal"
-_LOCK_POLL_SECONDS = 0.01
-
-
-def exclusive(path: Path) -> FileLock:
-    """A lock that ends with the process that holds it; entered with ``with``."""
-    return FileLock(path, poll_interval=_LOCK_POLL_SECONDS)
 
 
 class _JournalLock(JournalFileOpenLock):
@@ -36,7 +28,7 @@ class _JournalLock(JournalFileOpenLock):
     def __init__(self, journal: Path) -> None:
         super().__init__(str(journal))
         self.journal = journal
-        self.lock = exclusive(journal.with_name(f".{journal.name}.lock"))
+        self.lock = file_lock(journal.with_name(f".{journal.name}.lock"))
 
     def acquire(self) -> bool:
         """Waits for the lock."""
@@ -105,39 +97,3 @@ def start_anew(url: str | None, folder: Path, name: str) -> BaseStorage:
     with contextlib.suppress(KeyError):
         optuna.delete_study(study_name=name, storage=storage)
     return storage
-
-
-class Members:
-    """The processes that search in one directory: each holds a lock for as long as it lives.
-
-    To be used under a lock that all of them share.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.name = secrets.token_hex(8)
-        self._own = exclusive(folder / self.name)
-
-    def join(self) -> bool:
-        """Adds this process; returns whether it is alone."""
-        others = [path for path in self.folder.iterdir() if self.is_alive(path.name)]
-        for path in self.folder.iterdir():
-            if path not in others:
-                path.unlink()
-        self._own.acquire()
-        return not others
-
-    def is_alive(self, name: str) -> bool:
-        """Whether the process that joined as ``name`` still is."""
-        if not (self.folder / name).is_file():
-            return False
-        try:
-            with exclusive(self.folder / name).acquire(timeout=0):
-                return False
-        except Timeout:
-            return True
-
-    def leave(self) -> None:
-        """Removes this process."""
-        self._own.release()

@@ -8,6 +8,7 @@ from convmixer.errors import InputError
 
 _STEPS = 40  # of an epoch, at least, where the batch size is left to the data
 _SMALLEST, _LARGEST = 16, 256
+_FEW_STEPS = 10  # in an epoch
 _RISE = 0.6  # of the run, after which images are trained on in their full size
 
 
@@ -22,6 +23,16 @@ def image_size_in(settings: TrainConfig, epoch: int, full: int, patch: int) -> i
     start = settings.image_size_start or full
     risen = min(epoch / (_RISE * settings.epochs), 1.0)
     return start + patch * round(risen * (full - start) / patch)
+
+
+def few_steps_hint(config: RunConfig, info: DatasetInfo) -> str | None:
+    """A sentence for the user if an epoch has so few steps that a smaller batch is the better choice."""
+    batch = check_sizes(config, info)
+    steps = info.sizes["train"] // batch
+    if steps >= _FEW_STEPS:
+        return None
+    count = f"{steps} step{'s' if steps > 1 else ''}"
+    return f"An epoch has {count} only with batches of {batch}: with a smaller --batch-size it will learn more."
 
 
 def check_sizes(config: RunConfig, info: DatasetInfo) -> int:

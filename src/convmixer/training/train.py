@@ -30,8 +30,7 @@ from convmixer.training.build import new_model
 from convmixer.training.display import TensorBoard, TrainingDisplay
 from convmixer.training.loop import DivergedError, TrainingLoop
 from convmixer.training.observers import Observers, PrunedError, RunObserver, RunWriter, SignalWatch
-
-_FEW_STEPS = 10  # in an epoch: so few that a smaller batch is the better choice
+from convmixer.training.sizes import few_steps_hint
 
 
 def train(
@@ -116,9 +115,8 @@ def _describe(loop: TrainingLoop, run: RunDir) -> str:
 
 def _hints(loop: TrainingLoop) -> Iterator[str]:
     """What the user may want to change, a sentence each."""
-    if len(loop.batches) < _FEW_STEPS:
-        steps = f"{len(loop.batches)} step{'s' if len(loop.batches) > 1 else ''}"
-        yield f"An epoch has {steps} only: with a smaller --batch-size it will learn more."
+    if hint := few_steps_hint(loop.config, loop.dataset.info):
+        yield hint
     in_float32 = loop.config.train.precision == "auto" and loop.precision == torch.float32
     if in_float32 and loop.state.engine == "fast" and has_bfloat16(loop.device):
         yield "This CPU has instructions for bfloat16: with --precision bfloat16 it trains faster."
@@ -132,6 +130,7 @@ def read_test_set(path: str | Path, *, dataset: Dataset | None = None) -> Summar
         dataset: the run's data, if already loaded.
 
     Raises:
+        RunBusyError: another process reads the test set.
         InputError: not a finished run, or data that are not the run's.
     """
     run = RunDir.existing(path)
@@ -140,16 +139,18 @@ def read_test_set(path: str | Path, *, dataset: Dataset | None = None) -> Summar
         raise InputError(
             f"{path}: the run is {run.status()}, and only the test figures of a finished one mean anything."
         )
-    if summary.test_accuracy is None:
-        engine = cast(Engine, summary.engine)
-        test = _read_test(run, dataset, engine, lambda: None, figures=False)
-        summary = replace(
-            summary,
-            test_accuracy=test.figures.accuracy,
-            test_loss=test.figures.loss,
-            test_accuracy_tta=test.accuracy_tta,
-        )
-        run.write_json("summary.json", summary.to_dict())
+    with run.locked():  # several processes may ask for it
+        summary = run.summary() or summary
+        if summary.test_accuracy is None:
+            engine = cast(Engine, summary.engine)
+            test = _read_test(run, dataset, engine, lambda: None, figures=False)
+            summary = replace(
+                summary,
+                test_accuracy=test.figures.accuracy,
+                test_loss=test.figures.loss,
+                test_accuracy_tta=test.accuracy_tta,
+            )
+            run.write_json("summary.json", summary.to_dict())
     return summary
 
 
