@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from convmixer.data import DatasetInfo, Split
+from convmixer.data import Dataset, DatasetInfo, Split
 from convmixer.data.batches import Normalize
+from convmixer.inference import evaluate_run, load
 from convmixer.inference.cam import class_activation_map
 from convmixer.inference.gallery import MOST, Gallery
 from convmixer.models import create_model
+from convmixer.training import train
+from convmixer.utils.temperature import fit_temperature
+from tests.helpers.runs import tiny_config
 
 CLASSES = ("ant", "bee", "cow")
 
@@ -83,3 +91,50 @@ def test_the_picture_says_how_many_mistakes_there_are(wrong: int, heading: str) 
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts[0].startswith(heading)
     assert sum("→" in text for text in texts[1:]) == min(wrong, MOST) + min(wrong, MOST)  # the first ones are both
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> Path:
+    path = tmp_path_factory.mktemp("gallery") / "run"
+    train(tiny_config(epochs=3, lr=0.05, crop="none", randaugment=0), path, dataset=digits)
+    return path
+
+
+def test_a_run_keeps_its_mistakes_and_a_picture_of_them(run: Path, digits: Dataset) -> None:
+    kept = json.loads((run / "evaluation_test.json").read_text())
+    with Image.open(run / "mistakes_test.png") as picture:
+        assert picture.size[0] > 1000
+    test = digits.splits["test"]
+    assert len(kept["mistakes"]) == MOST  # of a model that is hardly trained
+    confidences = [case["confidence"] for case in kept["mistakes"]]
+    assert confidences == sorted(confidences, reverse=True)
+    for case in kept["mistakes"]:
+        assert case["true"] == digits.info.classes[int(test.labels[case["index"]])] != case["predicted"]
+    (answer,) = load(run, device="cpu").predict([test.images[kept["mistakes"][0]["index"]].numpy()], top_k=1)
+    assert answer.classes[0] == kept["mistakes"][0]["predicted"]
+    assert answer.probabilities[0] == pytest.approx(confidences[0], abs=1e-4)
+
+
+def test_the_temperature_is_fitted_on_validation_and_judged_on_test(run: Path, digits: Dataset) -> None:
+    evaluation = evaluate_run(run, dataset=digits, device="cpu")
+    scaling, predictor = evaluation.temperature_scaling, load(run, device="cpu")
+    val, test = digits.splits["val"], digits.splits["test"]
+    assert scaling is not None
+    temperature = fit_temperature(predictor.logits(val.images.numpy()), val.labels)
+    assert scaling.temperature == pytest.approx(temperature, rel=1e-3)
+    assert scaling.validation_images == len(val)
+    logits = torch.from_numpy(predictor.logits(test.images.numpy())).double()
+    assert scaling.loss_before == evaluation.figures.loss
+    expected = torch.nn.functional.cross_entropy(logits / scaling.temperature, test.labels)
+    assert scaling.loss == pytest.approx(expected.item(), rel=1e-4)
+    assert json.loads((run / "evaluation_test.json").read_text())["temperature_scaling"] == scaling.to_dict()
+    assert evaluate_run(run, "val", dataset=digits).temperature_scaling is None  # it was fitted there
+
+
+def test_without_a_validation_split_no_temperature_is_fitted(tmp_path: Path, digits: Dataset) -> None:
+    whole = Dataset(digits.info, {name: digits.splits[name] for name in ("train", "test")})
+    train(tiny_config(epochs=1, protocol="original"), tmp_path / "run", dataset=whole)
+    assert evaluate_run(tmp_path / "run", dataset=whole).temperature_scaling is None
+    kept = json.loads((tmp_path / "run" / "evaluation_test.json").read_text())
+    assert kept["temperature_scaling"] is None
+    assert kept["mistakes"]

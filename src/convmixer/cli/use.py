@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from convmixer.cli.output import ERRORS, print_json
 from convmixer.config import Device, Engine, Precision, Tta
@@ -19,10 +20,12 @@ from convmixer.utils.formatting import percent
 if TYPE_CHECKING:
     from convmixer.inference import RunEvaluation
 
+_MISTAKES = 5  # that are printed; the run directory has more of them
+
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Evaluate a run's weights: accuracy, calibration, a table of classes, a confusion matrix."""
+    """Evaluate a run's weights: accuracy, calibration, classes, confusion matrix, the most confident mistakes."""
 
     run: tyro.conf.Positional[Path]
     """Run directory."""
@@ -119,9 +122,22 @@ def _print_evaluation(evaluation: RunEvaluation) -> None:
     overall.add_row("top-5 accuracy", percent(figures.top5_accuracy))
     overall.add_row("loss", f"{figures.loss:.4f}")
     overall.add_row("expected calibration error", f"{figures.expected_calibration_error:.4f}")
+    if scaling := evaluation.temperature_scaling:
+        fitted = f"{scaling.temperature:.3g}, fitted on {scaling.validation_images:,} validation images"
+        overall.add_row("temperature", fitted)
+        overall.add_row(
+            "with it", f"loss {scaling.loss:.4f}, calibration error {scaling.expected_calibration_error:.4f}"
+        )
     overall.add_row("speed", f"{evaluation.images_per_second:.0f} img/s, {evaluation.device} {evaluation.precision}")
     console.print(overall)
     classes = Table("class", "images", "precision", "recall", "F1")
     for row in figures.per_class:
-        classes.add_row(row.name, str(row.images), percent(row.precision), percent(row.recall), f"{row.f1:.4f}")
+        classes.add_row(Text(row.name), str(row.images), percent(row.precision), percent(row.recall), f"{row.f1:.4f}")
     console.print(classes)
+    if evaluation.gallery and (worst := evaluation.gallery.mistakes[:_MISTAKES]):
+        total = evaluation.gallery.total_mistakes
+        table = Table("image", "true", "predicted", "confidence", title=f"most confident of {total:,} mistakes")
+        for case in worst:
+            cells = (case.file or str(case.index), case.true, case.predicted, f"{case.confidence:.1%}")
+            table.add_row(*map(Text, cells))
+        console.print(table)

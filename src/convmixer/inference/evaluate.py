@@ -17,12 +17,14 @@ from convmixer.config import Device, Engine, Precision, Tta
 from convmixer.data import Dataset, Split, load_dataset
 from convmixer.errors import InputError
 from convmixer.files import write_atomic
+from convmixer.inference.gallery import Gallery
 from convmixer.inference.predictor import Predictor
 from convmixer.inference.torch_predictor import TorchPredictor
 from convmixer.inference.tta import View, itself, views
 from convmixer.runs import RunDir
 from convmixer.runtime.device import dtype_name
 from convmixer.utils.metrics import Evaluation, evaluate_predictions
+from convmixer.utils.temperature import TemperatureScaling
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,15 @@ class RunEvaluation:
     accuracy_tta: float | None = None
     """With test-time augmentation, if there was any; all other figures are without."""
     loss_tta: float | None = None
+    temperature_scaling: TemperatureScaling | None = None
+    """Of the test split, where the run has a validation split to fit the temperature on."""
+    gallery: Gallery | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        own = {key: value for key, value in vars(self).items() if key != "figures"}
-        return own | self.figures.to_dict()
+        own = {key: value for key, value in vars(self).items() if key not in ("figures", "gallery")}
+        own["temperature_scaling"] = self.temperature_scaling.to_dict() if self.temperature_scaling else None
+        return own | self.figures.to_dict() | (self.gallery.to_dict() if self.gallery else {})
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ class SplitEvaluation:
     """With test-time augmentation, if there was any."""
     images_per_second: float
     """Without it."""
+    logits: torch.Tensor
+    """(N, K) float32 on the CPU, without it."""
 
 
 def predict_logits(
@@ -122,19 +130,19 @@ def evaluate_split(
             "it was trained for."
         )
 
-    def probabilities(view: View) -> torch.Tensor:
-        logits = predict_logits(predictor, split.images, batch_size=batch_size, check=check, view=view)
-        return logits.double().softmax(1)
+    def logits(view: View) -> torch.Tensor:
+        return predict_logits(predictor, split.images, batch_size=batch_size, check=check, view=view)
 
     def figures(of: torch.Tensor) -> Evaluation:
         return evaluate_predictions(of.numpy(), split.labels.numpy(), classes)
 
     start = time.perf_counter()
-    plain = probabilities(itself)
+    plain = logits(itself)
     seconds = time.perf_counter() - start
-    others = [probabilities(view) for view in views(tta, mirror=mirror)[1:]]
-    averaged = figures(torch.stack((plain, *others)).mean(0)) if tta != "none" else None
-    return SplitEvaluation(figures(plain), averaged, len(split) / seconds)
+    probabilities = plain.double().softmax(1)
+    others = [logits(view).double().softmax(1) for view in views(tta, mirror=mirror)[1:]]
+    averaged = figures(torch.stack((probabilities, *others)).mean(0)) if tta != "none" else None
+    return SplitEvaluation(figures(probabilities), averaged, len(split) / seconds, plain)
 
 
 def evaluate_run(
@@ -170,10 +178,17 @@ def evaluate_run(
     run = RunDir.existing(path)
     config, info = run.config(), run.dataset()
     predictor = TorchPredictor.load(run, device, precision, engine)
-    part = _part_of(run, split, dataset, data_dir)
+    splits = _splits_of(run, split, dataset, data_dir)
+    part, deployed = splits[split], predictor.deployed
     tta = config.train.tta if tta is None else tta
     mirror = info.mirror if config.augment.flip is None else config.augment.flip
     found = evaluate_split(predictor, part, tta=tta, mirror=mirror, batch_size=batch_size, check=check)
+    scaling = None
+    if split == "test" and "val" in splits:
+        val = splits["val"]
+        logits = predict_logits(predictor, val.images, batch_size=batch_size, check=check)
+        scaling = TemperatureScaling.measure((logits, val.labels), (found.logits, part.labels), found.figures)
+    probabilities = found.logits.double().softmax(1)
     return RunEvaluation(
         run=str(run.path),
         split=split,
@@ -186,11 +201,13 @@ def evaluate_run(
         tta=tta,
         accuracy_tta=found.figures_tta.accuracy if found.figures_tta else None,
         loss_tta=found.figures_tta.loss if found.figures_tta else None,
+        temperature_scaling=scaling,
+        gallery=Gallery.choose(part, probabilities, info.classes, deployed.model, deployed.normalize),
     )
 
 
-def _part_of(run: RunDir, split: str, dataset: Dataset | None, data_dir: str | None) -> Split:
-    """A part of the images that a run was trained on. Raises InputError if they are others, or have no such part."""
+def _splits_of(run: RunDir, split: str, dataset: Dataset | None, data_dir: str | None) -> dict[str, Split]:
+    """The images that a run was trained on. Raises InputError if they are others, or have no such split."""
     config, info = run.config(), run.dataset()
     if dataset is None:
         data = config.replace(data_dir=data_dir).data if data_dir else config.data
@@ -202,11 +219,11 @@ def _part_of(run: RunDir, split: str, dataset: Dataset | None, data_dir: str | N
         )
     if split not in dataset.splits:
         raise InputError(f"--split: this run has no {split} part; choose from {', '.join(dataset.splits)}.")
-    return dataset.splits[split]
+    return dataset.splits
 
 
 def write_evaluation(evaluation: RunEvaluation, *, pictures: bool = True) -> list[Path]:
-    """Keeps an evaluation in its run directory: the figures as JSON, confusion matrix and calibration as pictures."""
+    """Keeps an evaluation in its run directory: the figures as JSON; confusion matrix, calibration, mistakes as PNG."""
     folder, figures = Path(evaluation.run), evaluation.figures
     files = [folder / f"{name}_{evaluation.split}{suffix}" for name, suffix in _EVALUATION_FILES]
     write_atomic(files[0], json.dumps(evaluation.to_dict(), indent=2, allow_nan=False) + "\n")
@@ -216,7 +233,10 @@ def write_evaluation(evaluation: RunEvaluation, *, pictures: bool = True) -> lis
 
     save_figure(confusion_matrix(figures.confusion, [row.name for row in figures.per_class]), files[1])
     save_figure(calibration_diagram(figures.calibration), files[2])
+    if evaluation.gallery is None:
+        return files[:3]
+    save_figure(evaluation.gallery.figure(), files[3])
     return files
 
 
-_EVALUATION_FILES = (("evaluation", ".json"), ("confusion", ".png"), ("calibration", ".png"))
+_EVALUATION_FILES = (("evaluation", ".json"), ("confusion", ".png"), ("calibration", ".png"), ("mistakes", ".png"))

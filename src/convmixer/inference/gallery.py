@@ -106,13 +106,14 @@ class Gallery:
         def shown(case: Case) -> JudgedImage:
             right = case.true == case.predicted
             names = case.true if right else f"{case.true} → {case.predicted}"
-            odds = f"{case.confidence:.1%}" + ("" if right else f", true class {case.true_probability:.1%}")
+            odds = f"{case.confidence:.1%}" + ("" if right else f" (true {case.true_probability:.1%})")
             return JudgedImage(self.images[case.index], names, odds, self.activations.get(case.index))
 
-        count = len(self.mistakes)
-        first = f"The {count} most confident of {self.total_mistakes:,} mistakes: true class → prediction, confidence"
-        if count == self.total_mistakes:
-            first = f"All {count} mistakes: true class → prediction, confidence" if count else "No mistakes"
+        count, total = len(self.mistakes), self.total_mistakes
+        first = "No mistakes"
+        if total:
+            which = f"All {count}" if count == total else f"The {count} most confident of {total:,}"
+            first = f"{which} mistakes: true class → prediction, probability"
         second = f"The {len(self.uncertain)} least certain images, right or wrong"
         sections = ((first, self.mistakes), (second, self.uncertain))
         return gallery([(heading, [shown(case) for case in cases]) for heading, cases in sections])

@@ -168,7 +168,7 @@ def gallery(sections: Sequence[tuple[str, Sequence[JudgedImage]]], columns: int 
     side = 96
     mapped = any(item.activation is not None for _, items in sections for item in items)
     cell, line = (2 * side + 2 if mapped else side + 36) + 14, side + 2 * _LINE + 10
-    heights = [_LINE + 16 + -(-len(items) // columns) * line for _, items in sections]
+    heights = [_LINE + 28 + -(-len(items) // columns) * line for _, items in sections]
     canvas = _Canvas(2 * _MARGIN + columns * cell, 2 * _MARGIN + sum(heights))
     top = _MARGIN
     for (heading, items), height in zip(sections, heights, strict=True):
@@ -201,8 +201,9 @@ def _heat(picture: NDArray[np.uint8], activation: NDArray[np.float32]) -> NDArra
 
     low, high = float(activation.min()), float(activation.max())
     scaled = (activation - low) / (high - low or 1.0)
-    smooth = Image.fromarray(scaled.astype(np.float32)).resize(picture.shape[:2][::-1], Image.Resampling.BILINEAR)
-    share = np.asarray(smooth).clip(0, 1)
+    # Not smoothed: a value belongs to a patch, and the file has half the size.
+    spread = Image.fromarray(scaled.astype(np.float32)).resize(picture.shape[:2][::-1], Image.Resampling.NEAREST)
+    share = np.asarray(spread).clip(0, 1)
     grey = picture.mean(axis=2, keepdims=True).repeat(3, axis=2)
     colour = 255 * colormaps["inferno"](share)[..., :3]
     opacity = 0.75 * share[..., None]
