@@ -148,6 +148,7 @@ def test_a_diverged_run_fails_with_a_sentence(convmixer: Run) -> None:
 # The document's own lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [
@@ -170,6 +171,7 @@ def test_the_documents_lines_ask_for_cifar10(line: str, repository: Path, tmp_pa
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_documents_import(repository: Path) -> None:
     code = (
         "from models import ConvMixer\n"
@@ -300,6 +302,7 @@ def test_data(convmixer: Run) -> None:
     assert "test" in convmixer("data")[1]
 
 
+@pytest.mark.slow
 def test_bench(convmixer: Run) -> None:
     small = ("--models", "convmixer", "--what", "infer", "--batch-sizes", 2, "--image-size", 8, "--rounds", 1)
     status, out, err = convmixer("bench", *small, "--settings", "fast", "--json", "records.json")
@@ -311,6 +314,7 @@ def test_bench(convmixer: Run) -> None:
     assert "act_norm" in out
 
 
+@pytest.mark.slow
 def test_experiment(convmixer: Run) -> None:
     line = ("experiment", "classifier", "--dataset", "digits", "--profile", "smoke", "--seeds", 1)
     status, out, err = convmixer(*line)
@@ -404,6 +408,7 @@ def test_a_run_that_is_not_finished_cannot_be_used(convmixer: Run, trained: Path
         assert "continue it with --resume" in err
 
 
+@pytest.mark.slow
 def test_an_internal_failure_is_not_bad_input(repository: Path) -> None:
     code = "import convmixer.presets as p, convmixer.cli as c; c.run_config = lambda *a: 1 / 0; c.main(['train'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -411,6 +416,7 @@ def test_an_internal_failure_is_not_bad_input(repository: Path) -> None:
     assert "ZeroDivisionError" in done.stderr
 
 
+@pytest.mark.slow
 def test_output_that_nobody_reads_is_no_failure() -> None:
     command = f"{sys.executable} -m convmixer train --help | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
-from convmixer.bench import roofline
+from convmixer.bench import compare, roofline
 from convmixer.bench.compare import bench, explain, format_table, roofline_panels, write_json
 from convmixer.bench.competitors import interleave
 from convmixer.bench.settings import REFERENCE, REFERENCE_FP16, SETTINGS, BenchConfig
@@ -28,6 +28,7 @@ def job(what: str = "train", setting: str = "plain", device: str = "cpu", image_
     return Job(what, "tiny", TINY, 10, 4, image_size, setting, device, 1)
 
 
+@pytest.mark.slow
 def test_records_of_a_small_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
@@ -47,8 +48,6 @@ def test_records_of_a_small_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert messages[0] == "infer convmixer, batch 2"
     by_setting = {record.setting: record for record in records}
     assert {"plain", "fast+bf16"} <= set(by_setting)
-    assert by_setting["plain"].ratio_to_plain == 1.0
-    assert by_setting["plain"].ratio_to_plain_fp16 is None
     assert by_setting["plain"].peak_bytes > 0
     assert all(r.slowest <= r.images_per_second <= r.fastest for r in records)
     assert all(r.gemm_flops_per_second > r.flops_per_second > 0 and r.bytes_per_second > 0 for r in records)
@@ -66,6 +65,25 @@ def test_records_of_a_small_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "÷ plain+fp16" in format_table(with_fp16)
 
 
+def test_speeds_and_ratios_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three rounds in which the machine slows down: the ratio within a round is what counts."""
+    seconds = {"plain": [2.0, 4.0, 6.0], "fast": [1.0, 1.0, 2.0], "timm": []}
+    monkeypatch.setattr(
+        compare,
+        "interleave",
+        lambda groups, *_: [[[(s, 7) for s in seconds[j.setting]] for j in group] for group in groups],
+    )
+    settings = {"settings": ("fast", "timm"), "device": "cpu", "rounds": 3, "threads": 1}
+    config = BenchConfig(models=("convmixer",), what=("train",), batch_sizes=(8,), image_size=8, **settings)
+    plain, fast = bench(config)
+    assert (plain.setting, plain.images_per_second, plain.slowest, plain.fastest) == ("plain", 2.0, 8 / 6, 4.0)
+    assert (fast.setting, fast.images_per_second, fast.slowest, fast.fastest) == ("fast", 8.0, 4.0, 8.0)
+    assert (plain.ratio_to_plain, fast.ratio_to_plain) == (1.0, 3.0)  # of 2, 4 and 3; not 4 / 1
+    assert fast.ratio_to_plain_fp16 is None
+    assert fast.peak_bytes == 7
+
+
+@pytest.mark.slow
 def test_what_does_not_work_is_left_out_and_named() -> None:
     messages: list[str] = []
     (results,) = interleave([[job(), job(image_size=1)]], 2, 60.0, messages.append)
@@ -80,11 +98,13 @@ def test_a_competitor_has_limited_time() -> None:
     assert "more than 0.01 s" in messages[-1]
 
 
+@pytest.mark.slow
 def test_without_the_reference_there_is_no_record() -> None:
     with pytest.raises(InputError, match="smaller sizes"):
         bench(BenchConfig(models=("convmixer",), what=("infer",), image_size=1, settings=("fast",), device="cpu"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["train", "infer"])
 def test_explain_names_the_operations(what: str) -> None:
     rows = explain(BenchConfig(models=("convmixer_bn",), what=(what,), image_size=8, device="cpu"))

@@ -86,6 +86,7 @@ def test_a_slice_is_stopped_before_its_time_is_up_and_continues(gpu: ModuleType,
     assert {row["runs"][0]["path"] for row in experiment["rows"]} == {record["run"] for record in runs}
 
 
+@pytest.mark.slow
 def test_a_signal_ends_the_slice_and_leaves_the_state(gpu: ModuleType, tmp_path: Path) -> None:
     process = start(gpu, tmp_path, "--slice", "sweep")
     while not (tmp_path / "raw" / "sweep.log").exists():

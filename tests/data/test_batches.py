@@ -80,6 +80,7 @@ def assert_same(ours: list[tuple[Tensor, Tensor]], theirs: list[tuple[Tensor, Te
         assert torch.equal(targets, labels)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     st.sampled_from(CONFIGS),

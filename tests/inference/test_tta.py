@@ -63,6 +63,7 @@ def test_the_mean_of_probabilities_is_reported_beside_the_plain_figures(tmp_path
     assert kept["loss_tta"] != kept["loss"]
 
 
+@pytest.mark.slow
 def test_it_can_be_asked_for_later_and_follows_the_mirroring_of_training(tmp_path: Path, digits: Dataset) -> None:
     train(tiny_config(epochs=1, flip=True), tmp_path / "run", dataset=digits)
     assert evaluate_run(tmp_path / "run", dataset=digits).accuracy_tta is None
@@ -74,6 +75,7 @@ def test_it_can_be_asked_for_later_and_follows_the_mirroring_of_training(tmp_pat
     assert evaluation.loss_tta == pytest.approx(evaluation.figures.loss)
 
 
+@pytest.mark.slow
 def test_a_test_set_that_is_read_later_is_read_with_it(tmp_path: Path, digits: Dataset) -> None:
     config = tiny_config(tta="shifts", epochs=1)
     train(config, tmp_path / "run", dataset=digits, test=False)

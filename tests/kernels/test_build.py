@@ -63,6 +63,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_two_processes_build_at_once(empty_cache: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(2) as pool:
@@ -83,6 +84,7 @@ def test_a_built_library_is_not_built_again(empty_cache: Path, monkeypatch: pyte
     assert build.build("AVX2" if build.instruction_set() == "DEFAULT" else "DEFAULT") != first
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_sanitizers_find_nothing() -> None:
     compiler = build.compiler()
@@ -100,6 +102,7 @@ def test_sanitizers_find_nothing() -> None:
     assert result.stdout == "done\n", result.stderr[-3000:]
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("instructions", ["AVX2", "DEFAULT"])
 def test_narrower_instruction_sets_give_the_same(instructions: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +178,7 @@ def test_interleaved_takes_the_best_and_stops_in_time() -> None:
     assert order.count("c") == 3  # the first is not measured
 
 
+@pytest.mark.slow
 def test_allocator_is_set_in_process() -> None:
     code = "from convmixer.runtime.allocator import tune_allocator as t; print(t(), t())"
     out = subprocess.run(
@@ -190,6 +194,7 @@ def test_allocator_is_set_in_process() -> None:
     assert tune_allocator.__doc__
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
 def test_the_threads_are_pytorchs_whatever_else_is_loaded() -> None:
     """Scikit-learn brings an OpenMP runtime of its own; using that one beside PyTorch's made a step 7 times slower."""

@@ -350,6 +350,7 @@ def test_gradients_of_gradients_are_refused(name: str) -> None:
                 again.backward()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_export_and_compile() -> None:
     plain, model = pair()

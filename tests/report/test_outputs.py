@@ -177,6 +177,7 @@ def test_pictures_of_the_markdown_are_there(written: Path) -> None:
     assert all((written / path).is_file() and len(alt) > 20 for alt, path in pictures)
 
 
+@pytest.mark.slow
 def test_the_same_study_gives_the_same_files(study_folder: Path, written: Path, tmp_path: Path) -> None:
     write_report(study_folder, tmp_path)
     for path in written.rglob("*.*"):

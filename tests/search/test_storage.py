@@ -74,6 +74,7 @@ def test_what_is_dropped(tmp_path_factory: pytest.TempPathFactory, content: byte
     assert path.read_bytes() == content[: content.rfind(b"\n") + 1]
 
 
+@pytest.mark.slow
 def test_members(tmp_path: Path) -> None:
     """Seen from a process that is killed: it is there until then."""
     code = (

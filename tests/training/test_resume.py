@@ -95,6 +95,7 @@ def equal(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+@pytest.mark.slow
 def test_stopped_at_any_step_it_ends_with_the_same_bits(tmp_path: Path, digits: Dataset) -> None:
     """Three epochs, three steps and an evaluation each: a stop before every epoch and evaluation, and after steps."""
     expected = outcome(run_loop(tmp_path / "whole", digits, RunObserver()))
@@ -318,6 +319,7 @@ def test_two_processes_do_not_train_into_one_directory(tmp_path: Path) -> None:
     assert "another process is training into it" in stderr
 
 
+@pytest.mark.slow
 def test_resuming_with_other_flags_names_them(whole: Path) -> None:
     status, _, stderr = finish(start(whole, "--resume", "--lr", "0.5", "--seed", "2"))
     assert status == 2

@@ -66,6 +66,7 @@ def test_onecycle_is_pytorchs() -> None:
         assert learning_rate(config, step, total // 10) == pytest.approx(oracle.get_last_lr()[0], rel=0.02, abs=2e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["cosine", "triangular", "linear", "onecycle"])
 def test_the_rate_reaches_the_optimiser_at_every_step(
     tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch, schedule: str

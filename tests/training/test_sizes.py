@@ -54,6 +54,7 @@ def test_growth_by_hand() -> None:
     assert {image_size_in(TrainConfig(epochs=10), epoch, 32, 2) for epoch in range(10)} == {32}
 
 
+@pytest.mark.slow
 def test_growing_images_reach_the_model(tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.Tensor] = []
     update = TrainStep.__call__

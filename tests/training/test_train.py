@@ -105,6 +105,7 @@ def test_the_loop_does_what_a_plain_one_does(tmp_path: Path, digits: Dataset) ->
     assert all(torch.equal(tensor, final[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_it_learns(tmp_path: Path, digits: Dataset) -> None:
     config = tiny_config(dim=32, depth=2, epochs=8, batch_size=64, crop="none", randaugment=0)
     summary = train(config, tmp_path / "run", dataset=digits)
@@ -112,6 +113,7 @@ def test_it_learns(tmp_path: Path, digits: Dataset) -> None:
     assert summary.test_accuracy > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["convmixer_rh", "convmixer_lc", "convmixer_bn"])
 def test_the_strong_recipe_needs_nothing_else(tmp_path: Path, digits: Dataset, model: str) -> None:
     config = run_config(model, "strong", dataset="digits", dim=8, depth=2, epochs=2, kernel_size=3)
@@ -132,6 +134,7 @@ def test_precision(tmp_path: Path, digits: Dataset, precision: str) -> None:
     assert summary.precision == {"bfloat16": "bfloat16", "float16": "float32"}[precision]  # no float16 without a GPU
 
 
+@pytest.mark.slow
 def test_channels_last_gives_the_same_losses(tmp_path: Path, digits: Dataset) -> None:
     losses = [
         train(tiny_config(channels_last=flag), tmp_path / str(flag), dataset=digits).test_loss for flag in (False, True)
@@ -323,6 +326,7 @@ def test_json_files_are_strict(tmp_path: Path, digits: Dataset) -> None:
             json.loads(text, parse_constant=refuse)
 
 
+@pytest.mark.slow
 def test_without_the_test_set_it_can_be_read_later(tmp_path: Path, digits: Dataset) -> None:
     """A search chooses without it; what the winner then gets is what it would have got at once."""
     whole = train(tiny_config(), tmp_path / "whole", dataset=digits)
