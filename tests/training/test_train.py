@@ -41,6 +41,7 @@ FILES = {
     "evaluation_test.json",
     "confusion_test.png",
     "calibration_test.png",
+    "mistakes_test.png",
     "learning_curve.png",
     "tensorboard",
     ".lock",

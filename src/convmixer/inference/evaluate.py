@@ -94,8 +94,11 @@ def predict_logits(
     return torch.from_numpy(np.concatenate(outputs))
 
 
-def loss_and_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
-    """Mean cross-entropy and fraction of correct answers of (N, K) logits for (N,) labels."""
+def loss_and_accuracy(
+    predictor: Predictor, split: Split, *, check: Callable[[], None] = lambda: None
+) -> tuple[float, float]:
+    """Mean cross-entropy and fraction of correct answers on labelled images; ``check`` as :func:`predict_logits`."""
+    logits, labels = predict_logits(predictor, split.images, check=check), split.labels
     return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).double().mean().item()
 
 

@@ -11,7 +11,7 @@ import torch
 from convmixer.config import RunConfig
 from convmixer.data import Dataset
 from convmixer.inference.deployed import Deployed
-from convmixer.inference.evaluate import loss_and_accuracy, predict_logits
+from convmixer.inference.evaluate import loss_and_accuracy
 from convmixer.inference.torch_predictor import TorchPredictor
 from convmixer.models import ConvMixer
 from convmixer.runs import EpochRecord
@@ -40,7 +40,7 @@ class TrainingLoop:
         dataset: its splits ``train`` and, for choosing the epoch, ``val`` (``test`` under the original protocol).
         model: to be trained, on ``device``; see :func:`convmixer.training.build.new_model`.
         device: where everything happens.
-        observer: is told what happens, and may end the run; with several ranks only that of rank 0 does something.
+        observer: is told what happens, and may end the run; of several ranks only the first has one that writes.
         world: the processes that train together.
 
     Raises:
@@ -120,7 +120,8 @@ class TrainingLoop:
             self._train_step(images, targets)
             state.step += 1
             last = state.step == len(self.batches)
-            if self.world.any(last or self._sync_is_due()):
+            due = last or self.device.type == "cpu" or time.monotonic() - self._synced > _SYNC_SECONDS
+            if self.world.any(due):
                 self._sync_losses()
                 state.seconds = time.perf_counter() - start
                 means = state.running_means(self.batches.batch_size)
@@ -139,9 +140,6 @@ class TrainingLoop:
 
     def _learning_rate(self, step: int) -> float:
         return learning_rate(self.config.train, self.state.epoch * len(self.batches) + step, len(self.batches))
-
-    def _sync_is_due(self) -> bool:
-        return self.device.type == "cpu" or time.monotonic() - self._synced > _SYNC_SECONDS
 
     def _sync_losses(self) -> None:
         """Raises DivergedError at the first loss that is not finite."""
@@ -168,29 +166,21 @@ class TrainingLoop:
         metrics: dict[str, float] = {}
         for prefix, model in self._models().items() if self.selection and due else ():
             metrics |= self._evaluate(f"{prefix}{self.selection}", model)
-        train_loss, train_accuracy, rate = self.state.running_means(self.batches.batch_size)
-        record = EpochRecord(
-            epoch=epoch,
-            lr=self._learning_rate(len(self.batches) - 1),
-            train_loss=train_loss,
-            train_accuracy=train_accuracy,
-            seconds=self.state.seconds,
-            images_per_second=rate,
-            **metrics,
-        )
+        loss, accuracy, rate = self.state.running_means(self.batches.batch_size)
+        metrics |= {"train_loss": loss, "train_accuracy": accuracy, "seconds": self.state.seconds}
+        lr = self._learning_rate(len(self.batches) - 1)
+        record = EpochRecord(epoch=epoch, lr=lr, images_per_second=rate, **metrics)
         if due or not self.selection:
-            *_, kept = self._models().values()
-            self.state.best.consider(record, kept)
+            self.state.best.consider(record, list(self._models().values())[-1])
         return record
 
     def _evaluate(self, name: str, model: ConvMixer) -> dict[str, float]:
         """Loss and accuracy of a model on the images that choose the epoch, called ``name`` in the record."""
         assert self.selection
-        part = self.dataset.splits[self.selection]
-        deployed = Deployed(model, self.batches.normalize)
-        predictor = TorchPredictor(deployed, self.dataset.info, self.device, self.precision)
-        logits = predict_logits(predictor, part.images, check=self.check_stop)
-        loss, accuracy = loss_and_accuracy(logits, part.labels)
+        predictor = TorchPredictor(
+            Deployed(model, self.batches.normalize), self.dataset.info, self.device, self.precision
+        )
+        loss, accuracy = loss_and_accuracy(predictor, self.dataset.splits[self.selection], check=self.check_stop)
         if not math.isfinite(loss):
             raise self._diverged(f"the {name} loss is {loss}")
         return {f"{name}_loss": loss, f"{name}_accuracy": accuracy}

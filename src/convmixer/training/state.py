@@ -47,7 +47,7 @@ class TrainState:
     Args:
         update: the model, its optimiser and average.
         fingerprint: of the data, which have to be the same when a run goes on.
-        engine: how the model is executed, likewise.
+        engine: how the model is executed, to the end of the run.
     """
 
     def __init__(self, update: TrainStep, fingerprint: str, engine: Engine) -> None:

@@ -56,8 +56,7 @@ def train(
             and its summary returned.
         dataset: the data that ``config.data`` names, if already loaded.
         console: where progress is shown; nowhere by default.
-        artifacts: draw figures and write TensorBoard events, which takes longer than a tiny run; all metrics are
-            written without them too.
+        artifacts: draw figures and write TensorBoard events, which takes longer than a tiny run.
         test: read the test set at the end; without it :func:`read_test_set` can do so later.
         observer: is told what happens, and may end the run.
         keep_pruned: leave a run that an observer ended earlier as it is, instead of continuing it.
@@ -89,20 +88,26 @@ def train(
         console.print(_describe(loop, run), highlight=False)
         for hint in _hints(loop):
             console.print(hint, style="yellow", highlight=False)
-        with Interruption.watched() as interruption:
-            watching = [RunWriter(run), *([TensorBoard(run.path / "tensorboard")] if artifacts else [])]
-            watching += [TrainingDisplay(console, config.train.epochs, len(loop.batches)), SignalWatch(interruption)]
-            loop.observer = Observers(*watching, *([observer] if observer else []))
-            try:
-                loop.run()
-                return _finish(loop, run, interruption.check, figures=artifacts, test=test)
-            except Interrupted:
-                loop.save()
-                raise
-            except DivergedError as error:
-                return _summarize(loop, run, "diverged", message=str(error))
-            except PrunedError as error:
-                return _summarize(loop, run, "pruned", message=str(error))
+        watching = [RunWriter(run), *([TensorBoard(run.path / "tensorboard")] if artifacts else [])]
+        watching.append(TrainingDisplay(console, config.train.epochs, len(loop.batches)))
+        watching += [observer] if observer else []
+        return _run(loop, run, watching, figures=artifacts, test=test)
+
+
+def _run(loop: TrainingLoop, run: RunDir, watching: list[RunObserver], *, figures: bool, test: bool) -> Summary:
+    """Trains until the end, a signal or an observer stops it; signals are watched for until the summary is written."""
+    with Interruption.watched() as interruption:
+        loop.observer = Observers(SignalWatch(interruption), *watching)
+        try:
+            loop.run()
+            return _finish(loop, run, interruption.check, figures=figures, test=test)
+        except Interrupted:
+            loop.save()
+            raise
+        except DivergedError as error:
+            return _summarize(loop, run, "diverged", message=str(error))
+        except PrunedError as error:
+            return _summarize(loop, run, "pruned", message=str(error))
 
 
 def _describe(loop: TrainingLoop, run: RunDir) -> str:
