@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from convmixer.config import per_block_text
 from convmixer.models import describe_models
 from convmixer.report.records import StudyRecord
 from convmixer.utils.architecture import architecture
@@ -31,13 +32,14 @@ def draw(folder: Path) -> None:
 def models_table() -> str:
     """The models as Markdown rows."""
     lines = [
-        "| model | variant | h/d | kernel | patch | input | parameters | multiply-adds |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| model | head | branch | h/d | kernel | patch | input | parameters | multiply-adds |",
+        "| --- " * 9 + "|",
     ]
     for row in describe_models():
         side = row.image_size
         lines.append(
-            f"| `{row.model}` | {row.variant} | {row.dim}/{row.depth} | {row.kernel_size} | {row.patch_size} "
+            f"| `{row.model}` | {row.head} | {row.branch} | {row.dim}/{row.depth} | {per_block_text(row.kernel_size)} "
+            f"| {row.patch_size} "
             f"| {side}×{side} | {row.parameters:,} | {row.multiply_adds / 1e6:,.1f} M |"
         )
     return "\n".join(lines)

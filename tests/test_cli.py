@@ -112,7 +112,7 @@ def test_flags_recipe_and_config_file(convmixer: Run) -> None:
     convmixer("train", *TINY, "--recipe", "reference", "--weight_decay", 0.5, "--model=convmixer_rh", "--out", "a")
     config = RunDir("a").config()
     assert (config.recipe, config.train.schedule, config.train.weight_decay) == ("reference", "triangular", 0.5)
-    assert (config.model, config.architecture.variant, config.architecture.dim) == ("convmixer_rh", "rh", 8)
+    assert (config.model, config.architecture.head, config.architecture.dim) == ("convmixer_rh", "rh", 8)
     status, _, err = convmixer("train", "--config", "a/config.json", "--seed", 5, "--out", "b")
     assert status == 0, err
     assert RunDir("b").config() == config.replace(seed=5)

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from convmixer.models import ConvMixerLC as ConvMixerLC
     from convmixer.models import ConvMixerRH as ConvMixerRH
     from convmixer.models import create_model as create_model
+    from convmixer.models import list_models as list_models
     from convmixer.models import load_weights as load_weights
+    from convmixer.models import set_default_engine as set_default_engine
     from convmixer.presets import run_config as run_config
     from convmixer.training import train as train
 
@@ -36,10 +38,12 @@ _HOME = {
     "RunConfig": "convmixer.config",
     "create_model": "convmixer.models",
     "evaluate": "convmixer.inference",
+    "list_models": "convmixer.models",
     "load": "convmixer.inference",
     "load_dataset": "convmixer.data",
     "load_weights": "convmixer.models",
     "run_config": "convmixer.presets",
+    "set_default_engine": "convmixer.models",
     "train": "convmixer.training",
 }
 _NAME_THERE = {"evaluate": "evaluate_run"}

@@ -10,16 +10,17 @@ import dataclasses
 import functools
 import hashlib
 import json
-import types
-import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
+
+from msgspec import Meta
 
 from convmixer.errors import InputError, nearest
+from convmixer.parts.branches import BRANCHES, Activation, Block
+from convmixer.parts.heads import HEADS
+from convmixer.records import Checked, build
 
-Variant = Literal["base", "rh", "lc", "bn"]
-Activation = Literal["gelu", "relu"]
 Crop = Literal["none", "pad", "resized"]
 CropFill = Literal["black", "reflect"]
 FlipMode = Literal["random", "alternating"]
@@ -31,115 +32,85 @@ Device = Literal["auto", "cuda", "mps", "cpu"]
 Engine = Literal["auto", "plain", "fast"]
 Protocol = Literal["validation", "original"]
 
+Positive = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0)]
+Amount = Annotated[float, Meta(ge=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Probability = Annotated[float, Meta(ge=0, lt=1)]
+PerBlock = Positive | tuple[Positive, ...]
+"""One number for all blocks, or one for each; equal numbers become one number."""
 
 _INCIDENTAL = {"identity": False}
 """Metadata of fields that say where and how conveniently a run happens, not what it computes."""
 
+RENAMED = {"matrix_lr": "muon_lr", "branch_gamma": "init_residual_gamma"}
+"""Fields of older versions and what they are called now; ``config.json`` and the command line may have either."""
 
-_hints = functools.cache(typing.get_type_hints)
-"""The types of a class's fields: finding them out takes longer than all else that is checked."""
-
-
-class Checked:
-    """Refuses wrong types and values outside a field's choices; subclasses add what only they know."""
-
-    def __post_init__(self) -> None:
-        hints = _hints(type(self))  # type: ignore[arg-type]  # a class is hashable
-        for item in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = _coerce(item.name, getattr(self, item.name), hints[item.name])
-            object.__setattr__(self, item.name, value)  # an int given for a float becomes one, so that JSON agrees
-        for wrong in self._problems():
-            raise InputError(wrong)
-
-    def _problems(self) -> Iterator[str]:
-        return iter(())
-
-
-def _coerce(name: str, value: Any, hint: Any) -> Any:
-    """``value`` as ``hint`` (a dataclass, Literal, scalar, scalar | None, tuple[…, ...]) asks, else InputError."""
-    flag = _flag(name)
-    if dataclasses.is_dataclass(hint):
-        if isinstance(value, hint):  # type: ignore[arg-type]
-            return value
-        raise InputError(f"{name}: expected a {getattr(hint, '__name__', hint)}, got {value!r}.")
-    if typing.get_origin(hint) is Literal:
-        choices = typing.get_args(hint)
-        if value in choices:
-            return value
-        raise InputError(f"{flag}: {value!r} is not one of its values; {nearest(value, choices)}")
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        (hint,) = (option for option in typing.get_args(hint) if option is not type(None))
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, (tuple, list)):
-            raise InputError(f"{flag}: expected several values, got {value!r}.")
-        return tuple(_coerce(name, item, typing.get_args(hint)[0]) for item in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise InputError(f"{flag}: expected {hint.__name__}, got {value!r}.")
-    return value
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _at_least(config: object, minimum: float, *names: str) -> Iterator[str]:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not minimum <= value < float("inf"):
-            yield f"{_flag(name)}: {value} is out of range; give a finite value of at least {minimum}."
-
-
-def _within(config: object, low: float, high: float, *names: str, closed: bool = True) -> Iterator[str]:
-    for name in names:
-        value = getattr(config, name)
-        if not (low <= value <= high if closed else low <= value < high):
-            bound = "to" if closed else "up to, not including,"
-            yield f"{_flag(name)}: {value} is out of range; give a value from {low} {bound} {high}."
+_VARIANTS: dict[str, dict[str, str]] = {
+    "base": {},
+    "rh": {"head": "rh"},
+    "lc": {"head": "lc"},
+    "bn": {"branch": "bottleneck"},
+}
+"""What older versions called variant, as head and branch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Checked):
     """The architecture. Number of classes and image channels come from the data."""
 
-    variant: Variant = "base"
-    """What differs from the paper's network: base (nothing), rh (RepresentationHead), lc (LinearClassifier head),
-    bn (bottleneck in the residual branch)."""
-    dim: int = 256
+    head: str = "linear"
+    """Classifier behind the pooling: linear (the paper's), rh, lc, or another one that `convmixer models` lists."""
+    branch: str = "depthwise"
+    """Residual branch of the blocks: depthwise (the paper's), bottleneck, or another one that `convmixer models`
+    lists."""
+    dim: Positive = 256
     """Hidden dimension h: channels of every block (alias: --hidden-dim)."""
-    depth: int = 8
+    depth: Positive = 8
     """Number of ConvMixer blocks."""
-    kernel_size: int = 9
-    """Side of the depthwise kernels in positions, odd."""
-    patch_size: int = 2
+    kernel_size: PerBlock = 9
+    """Side of the depthwise kernels in positions, odd; one number, or one for each block as in 9,9,5,5."""
+    patch_size: Positive = 2
     """Side of the patches in pixels; it has to divide the image size."""
     activation: Activation = "gelu"
     """Nonlinearity after every convolution."""
-    bottleneck_factor: int = 2
-    """How many times narrower the residual branch of the bn variant is; the other variants ignore it."""
-    dropout: float = 0.0
+    bottleneck_factor: Positive = 2
+    """How many times narrower the bottleneck branch is; other branches ignore it."""
+    dropout: Probability = 0.0
     """Dropout probability in front of the classifier."""
-    drop_path: float = 0.0
+    drop_path: Probability = 0.0
     """Stochastic depth: drop probability of the last block's residual branch, rising linearly from 0."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.kernel_size, tuple) and len(set(self.kernel_size)) == 1:
+            object.__setattr__(self, "kernel_size", self.kernel_size[0])
+
     def _problems(self) -> Iterator[str]:
-        yield from _at_least(self, 1, "dim", "depth", "kernel_size", "patch_size", "bottleneck_factor")
-        yield from _within(self, 0.0, 1.0, "dropout", "drop_path", closed=False)
-        k = self.kernel_size
-        if k % 2 == 0:
-            yield f"--kernel-size: {k} is even, and only an odd kernel has a centre; choose {k - 1 or 1} or {k + 1}."
-        if self.variant == "bn" and self.dim % self.bottleneck_factor:
+        for name, registry in (("head", HEADS), ("branch", BRANCHES)):
+            if (value := getattr(self, name)) not in registry:
+                yield f"`{name}`: {value!r} is unknown; {nearest(value, registry)}"
+        given = self.kernel_size
+        if isinstance(given, tuple) and len(given) != self.depth:
             yield (
-                f"--bottleneck-factor: {self.bottleneck_factor} does not divide --dim {self.dim}; "
-                f"choose one of {_divisors(self.dim)}."
+                f"`kernel_size`: {per_block_text(given)} has {len(given)} numbers, but `depth` is {self.depth}; "
+                "give one number, or one for each block."
             )
+        for k in (given,) if isinstance(given, int) else given:
+            if k % 2 == 0:
+                neighbours = f"choose {k - 1 or 1} or {k + 1}"
+                yield f"`kernel_size`: {k} is even, and only an odd kernel has a centre; {neighbours}."
+        yield from filter(None, map(BRANCHES[self.branch].problem, self.blocks()))
+
+    def blocks(self) -> tuple[Block, ...]:
+        """The sizes of each block."""
+        kernels = (self.kernel_size,) * self.depth if isinstance(self.kernel_size, int) else self.kernel_size
+        return tuple(Block(self.dim, kernel, self.bottleneck_factor, self.activation) for kernel in kernels)
 
 
-def _divisors(number: int, limit: int = 64) -> str:
-    return ", ".join(str(d) for d in range(1, min(number, limit) + 1) if number % d == 0)
+def per_block_text(value: PerBlock) -> str:
+    """``9`` or ``9,9,5,5``, as the command line takes it."""
+    return str(value) if isinstance(value, int) else ",".join(map(str, value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,27 +119,23 @@ class DataConfig(Checked):
 
     dataset: str = "cifar10"
     """digits, cifar10, cifar100, or folder:PATH (PATH/train/<class>/* and PATH/test/<class>/*, or PATH/<class>/*)."""
-    image_size: int | None = None
+    image_size: Positive | None = None
     """Side in pixels that the images of a folder are resized and cropped to; by default their own where all agree."""
-    val_fraction: float = 0.1
-    """Part of the training images held out, stratified by class, to choose the epoch whose weights are kept."""
-    test_fraction: float = 0.2
-    """Part of a folder that comes without a test split to set aside as one."""
-    split_seed: int = 0
+    val_fraction: Annotated[float, Meta(ge=0, le=0.9)] = 0.1
+    """Fraction of the training images held out, stratified by class, to choose the epoch whose weights are kept."""
+    test_fraction: Annotated[float, Meta(ge=0.01, le=0.9)] = 0.2
+    """Fraction of a folder without a test split to set aside as one."""
+    split_seed: Count = 0
     """Seed of these splits. Kept apart from the run's seed, so that runs with different seeds see the same split."""
     data_dir: str = field(default="data", metadata=_INCIDENTAL)
-    """Where archives are looked for and placed."""
+    """Directory to search for archives and download to."""
     source: str | None = field(default=None, metadata=_INCIDENTAL)
     """Where to download an archive from instead of the known hosts: an https:// URL, or hub (Hugging Face)."""
 
     def _problems(self) -> Iterator[str]:
-        yield from _at_least(self, 1, "image_size")
-        yield from _at_least(self, 0, "split_seed")
-        yield from _within(self, 0.0, 0.9, "val_fraction")
-        yield from _within(self, 0.01, 0.9, "test_fraction")
         kinds = ("digits", "cifar10", "cifar100")
         if self.dataset == "folder:" or not (self.dataset in kinds or self.dataset.startswith("folder:")):
-            yield f"--dataset: {self.dataset!r} is unknown; {nearest(self.dataset, (*kinds, 'folder:PATH'))}"
+            yield f"`dataset`: {self.dataset!r} is unknown; {nearest(self.dataset, (*kinds, 'folder:PATH'))}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,90 +144,84 @@ class AugmentConfig(Checked):
 
     crop: Crop = "none"
     """none; pad (shift by up to --crop-padding pixels); resized (a square of random area)."""
-    crop_padding: int | None = None
+    crop_padding: Count | None = None
     """Pixels of padding for --crop pad; by default an eighth of the image's side."""
     crop_fill: CropFill = "black"
     """What --crop pad shows beyond the edge: black, or the image mirrored there (reflect)."""
-    crop_scale: float = 1.0
+    crop_scale: Annotated[float, Meta(ge=0.01, le=1)] = 1.0
     """Smallest area of a --crop resized, as a fraction of the image; 1 leaves the image as it is."""
     flip: bool | None = None
     """Mirror half of the images; by default on, except for data whose mirror images mean something else (digits)."""
     flip_mode: FlipMode = "random"
     """random (a coin for each image in every epoch) or alternating (each image in every other epoch, its first
     orientation random; arXiv 2404.00498)."""
-    randaugment: int = 0
+    randaugment: Count = 0
     """Number of RandAugment operations for each image (arXiv 1909.13719); 0 is off."""
-    randaugment_magnitude: int = 12
+    randaugment_magnitude: Annotated[int, Meta(ge=0, le=30)] = 12
     """Strength of these operations, 0 to 30."""
     trivialaugment: bool = False
     """One operation of random strength for each image, from wider ranges (TrivialAugmentWide, arXiv 2103.10158)."""
-    color_jitter: float = 0.0
+    color_jitter: Amount = 0.0
     """Relative range of random brightness, contrast and saturation; 0 is off."""
-    erasing: float = 0.0
+    erasing: Fraction = 0.0
     """Probability that a random rectangle of an image is replaced by the mean colour (arXiv 1708.04896)."""
-    cutout: int = 0
+    cutout: Count = 0
     """Side in pixels of a square that is replaced by the mean colour, its centre anywhere (arXiv 1708.04552); 0 is
     off."""
 
-    mixup: float = 0.0
+    mixup: Amount = 0.0
     """Parameter of the beta distribution that says how two images and their labels are mixed, the same for a whole
     batch (arXiv 1710.09412); 0 is off."""
-    cutmix: float = 0.0
+    cutmix: Amount = 0.0
     """Parameter of the beta distribution of the area that is cut out of another image, the same for a whole batch
     (arXiv 1905.04899); 0 is off. With --mixup as well a coin decides for each batch."""
-    mix_probability: float = 1.0
+    mix_probability: Fraction = 1.0
     """Probability that a batch is mixed, where --mixup or --cutmix is on."""
-
-    def _problems(self) -> Iterator[str]:
-        yield from _at_least(self, 0, "crop_padding", "randaugment", "color_jitter", "cutout", "mixup", "cutmix")
-        yield from _within(self, 0.01, 1.0, "crop_scale")
-        yield from _within(self, 0, 30, "randaugment_magnitude")
-        yield from _within(self, 0.0, 1.0, "erasing", "mix_probability")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Checked):
     """The optimisation: a learning rate that changes every step, and what is done with it."""
 
-    epochs: int = 25
+    epochs: Positive = 25
     """Passes over the training images."""
-    batch_size: int | None = None
+    batch_size: Annotated[int, Meta(ge=2)] | None = None
     """Images in a step; by default the largest power of two from 16 to 256 with which an epoch has 40 steps. A last,
     smaller batch is left out (the order changes every epoch)."""
-    accumulate: int = 1
+    accumulate: Positive = 1
     """Parts of a batch that go through the model one after the other, to save memory; the statistics of batch
     normalisation are those of a part."""
     optimizer: Optimizer = "adamw"
     """adamw; sgd (with Nesterov momentum); muon (orthogonal steps for the weights of pointwise and patch convolutions,
     with a learning rate of their own, and adamw for all others)."""
-    lr: float = 0.01
+    lr: Amount = 0.01
     """Peak learning rate."""
-    matrix_lr: float = 0.02
+    muon_lr: Amount = 0.02
     """Peak learning rate of muon's orthogonal steps."""
-    momentum: float = 0.9
+    momentum: Probability = 0.9
     """Momentum of sgd, and of muon's orthogonal steps."""
-    weight_decay: float = 0.01
+    weight_decay: Amount = 0.01
     """Weight decay: decoupled (times the learning rate) in adamw and muon, part of the gradient in sgd."""
     decay_norms: bool = True
     """Weight decay on normalisations and biases too."""
-    clip_norm: float = 1.0
+    clip_norm: Amount = 1.0
     """Largest norm of the gradient of all parameters together; 0 does not clip."""
     schedule: Schedule = "cosine"
     """cosine (linear warm-up, then half a cosine to 0), linear (linear warm-up, then a line to 0), triangular (0 to
     peak at 2/5, 1/20 of it at 4/5, then 0) or onecycle (half a cosine up until 3/10, then half a cosine to 0)."""
-    warmup_epochs: float = 1.0
+    warmup_epochs: Amount = 1.0
     """Length of the linear warm-up of cosine and linear in epochs, at most half of the run."""
-    branch_gamma: float = 1.0
-    """Weight that the normalisation at the end of every residual branch begins with. Below 1 a block begins nearer to
-    its pointwise half alone (arXiv 1706.02677, section 5.1, has 0)."""
-    label_smoothing: float = 0.0
+    init_residual_gamma: Amount = 1.0
+    """Initial weight of the batch normalisation that ends each residual branch; below 1 the branches are down-weighted
+    at initialisation (arXiv 1706.02677, section 5.1, uses 0)."""
+    label_smoothing: Probability = 0.0
     """Probability mass spread evenly over all classes in the training loss."""
-    ema_decay: float = 0.0
+    ema_decay: Probability = 0.0
     """Decay for each step of a moving average of the weights, which is then what is kept; 0 is off."""
-    image_size_start: int | None = None
+    image_size_start: Positive | None = None
     """Side in pixels that training images are scaled down to in the first epoch; it then rises linearly, in whole
     patches, to the full size at 3/5 of the run. By default all epochs see the full size."""
-    eval_every: int = 1
+    eval_every: Positive = 1
     """Epochs from one evaluation on held-out images to the next; the last epoch always has one."""
     tta: Tta = "none"
     """Test-time augmentation whose accuracy is reported beside the plain one, and chooses nothing: flip (mean of the
@@ -274,18 +235,11 @@ class TrainConfig(Checked):
     """Where to run; auto takes cuda, mps or cpu, whichever is found first."""
     engine: Engine = field(default="auto", metadata=_INCIDENTAL)
     """How the model is executed: by PyTorch's own modules (plain), by fused kernels (fast), or by whichever is measured
-    to be faster on this machine (auto). A run that is resumed stays with the engine it began with."""
+    to be faster on this machine (auto). A resumed run stays with the engine it began with."""
     cuda_graph: bool = field(default=True, metadata=_INCIDENTAL)
     """On a CUDA device, record an update once and replay it, which spares the time between its operations."""
-    checkpoint_minutes: float = field(default=10.0, metadata=_INCIDENTAL)
+    checkpoint_minutes: Amount = field(default=10.0, metadata=_INCIDENTAL)
     """Minutes between checkpoints within an epoch; they are written after epochs as well."""
-
-    def _problems(self) -> Iterator[str]:
-        yield from _at_least(self, 1, "epochs", "accumulate", "eval_every", "image_size_start")
-        yield from _at_least(self, 2, "batch_size")  # batch normalisation has no statistics of one
-        yield from _at_least(self, 0, "lr", "matrix_lr", "weight_decay", "clip_norm", "warmup_epochs", "branch_gamma")
-        yield from _at_least(self, 0, "checkpoint_minutes")
-        yield from _within(self, 0.0, 1.0, "label_smoothing", "momentum", "ema_decay", closed=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,7 +251,7 @@ class RunConfig(Checked):
     recipe: str = "baseline"
     """Recipe that the augmentation's and optimisation's defaults come from: baseline, reference, strong,
     strong-short."""
-    seed: int = 0
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     """Seed of initial weights, order of images, augmentation and dropout."""
     protocol: Protocol = "validation"
     """validation: choose the epoch on held-out training images, read the test set once. original: train on all images
@@ -307,22 +261,18 @@ class RunConfig(Checked):
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
-    def _problems(self) -> Iterator[str]:
-        yield from _within(self, 0, 2**63 - 1, "seed")
-
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as ``config.json`` holds them."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Any, where: str = "config") -> Self:
-        """The inverse of :meth:`to_dict`; missing keys take their defaults.
+        """The inverse of :meth:`to_dict`, also for files of older versions; missing keys take their defaults.
 
         Raises:
             InputError: unknown key (with the nearest known one), wrong type or impossible value.
         """
-        config: Self = _from_dict(cls, values, where)
-        return config
+        return build(cls, _current(values), where)
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, wherever they are: ``config.replace(dim=128, epochs=3)``.
@@ -335,7 +285,9 @@ class RunConfig(Checked):
         owner = field_owners()
         for name, value in changes.items():
             if name not in owner:
-                raise InputError(f"{name!r} is not a field of a run's configuration; {nearest(name, owner)}")
+                now = (RENAMED | {"variant": "head and branch"}).get(name)
+                hint = f"it is now called {now}." if now else nearest(name, owner)
+                raise InputError(f"{name!r} is not a field of a run's configuration; {hint}")
             (parts.setdefault(owner[name], {}) if owner[name] else own)[name] = value
         for section, values in parts.items():
             own[section] = dataclasses.replace(getattr(self, section), **values)
@@ -350,17 +302,28 @@ class RunConfig(Checked):
         }
 
     def identity_hash(self) -> str:
-        """Ten hexadecimal digits that two configurations share if, and practically only if, their identity is equal."""
-        canonical = json.dumps(self.identity(), sort_keys=True)
+        """Ten hexadecimal digits that two configurations share if, and practically only if, their identity is equal.
+
+        They name directories, so what older versions could say hashes as it did there.
+        """
+        old_names = {new: old for old, new in RENAMED.items()}
+        identity = {old_names.get(name, name): value for name, value in self.identity().items()}
+        parts = {"head": identity["head"], "branch": identity["branch"]}
+        for variant, changed in _VARIANTS.items():
+            if parts == {"head": "linear", "branch": "depthwise"} | changed:
+                del identity["head"], identity["branch"]
+                identity["variant"] = variant
+        canonical = json.dumps(identity, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 
 
+@functools.cache
 def sections() -> tuple[str, ...]:
     """Names of the nested parts of a run's configuration."""
-    hints = _hints(RunConfig)
-    return tuple(f.name for f in dataclasses.fields(RunConfig) if dataclasses.is_dataclass(hints[f.name]))
+    return tuple(f.name for f in dataclasses.fields(RunConfig) if isinstance(f.default_factory, type))
 
 
+@functools.cache
 def field_owners() -> dict[str, str]:
     """Each field's name and the section that holds it ('' for a run's own fields)."""
     owners = dict.fromkeys(_own_fields(RunConfig()), "")
@@ -378,20 +341,12 @@ def _own_fields(part: Any, identity_only: bool = False) -> dict[str, Any]:
     }
 
 
-def _from_dict(cls: Any, values: Any, where: str) -> Any:
+def _current(values: Any) -> Any:
+    """The plain values of a configuration under the names that fields have now."""
     if not isinstance(values, dict):
-        raise InputError(f"{where}: expected an object with the fields of {cls.__name__}, got {values!r}.")
-    hints = _hints(cls)
-    known = {item.name for item in dataclasses.fields(cls)}
-    for key in values:
-        if key not in known:
-            raise InputError(f"{where}: unknown key {key!r}; {nearest(key, sorted(known))}")
-    try:
-        return cls(
-            **{
-                key: _from_dict(hints[key], value, f"{where}.{key}") if dataclasses.is_dataclass(hints[key]) else value
-                for key, value in values.items()
-            }
-        )
-    except InputError as error:
-        raise error if str(error).startswith(where) else InputError(f"{where}: {error}") from None
+        return values
+    values = {RENAMED.get(name, name): _current(value) for name, value in values.items()}
+    if isinstance(variant := values.get("variant"), str) and variant in _VARIANTS:
+        del values["variant"]
+        values = _VARIANTS[variant] | values
+    return values

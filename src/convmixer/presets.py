@@ -17,6 +17,9 @@ class ModelPreset:
     n_classes: int = 10
     image_size: int = 32
     source: str = "the study's document"
+    mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
+    """Of the channels of the training images, CIFAR-10's by default."""
+    std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616)
 
 
 _BASELINE = ModelConfig(dim=256, depth=8, kernel_size=9, patch_size=2)
@@ -24,14 +27,15 @@ _PAPER = "arXiv 2201.09792"
 
 
 def _imagenet(**fields: Any) -> ModelPreset:
-    return ModelPreset(replace(_BASELINE, **fields), n_classes=1000, image_size=224, source=_PAPER)
+    statistics: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # ImageNet's
+    return ModelPreset(replace(_BASELINE, **fields), n_classes=1000, image_size=224, source=_PAPER, **statistics)
 
 
 MODELS: dict[str, ModelPreset] = {
     "convmixer": ModelPreset(_BASELINE),
-    "convmixer_rh": ModelPreset(replace(_BASELINE, variant="rh")),
-    "convmixer_lc": ModelPreset(replace(_BASELINE, variant="lc")),
-    "convmixer_bn": ModelPreset(replace(_BASELINE, variant="bn")),
+    "convmixer_rh": ModelPreset(replace(_BASELINE, head="rh")),
+    "convmixer_lc": ModelPreset(replace(_BASELINE, head="lc")),
+    "convmixer_bn": ModelPreset(replace(_BASELINE, branch="bottleneck")),
     "convmixer_256_8_k5": ModelPreset(replace(_BASELINE, kernel_size=5), source="the authors' short CIFAR-10 run"),
     "convmixer_256_8_k9": ModelPreset(_BASELINE),
     "convmixer_512_8_k5": ModelPreset(replace(_BASELINE, dim=512, kernel_size=5)),
@@ -56,7 +60,7 @@ _SHIFTED = AugmentConfig(crop="pad", crop_fill="reflect")
 _MUON = TrainConfig(
     optimizer="muon",
     lr=0.01,
-    matrix_lr=0.02,
+    muon_lr=0.02,
     momentum=0.95,
     weight_decay=0.05,
     decay_norms=False,
@@ -94,11 +98,11 @@ RECIPES: dict[str, Recipe] = {
             epochs=10,
             batch_size=128,
             lr=0.015,
-            matrix_lr=0.03,
+            muon_lr=0.03,
             momentum=0.9,
             clip_norm=0.0,
             warmup_epochs=0.5,
-            branch_gamma=0.3,
+            init_residual_gamma=0.3,
             label_smoothing=0.1,
         ),
     ),
@@ -108,7 +112,7 @@ RECIPES: dict[str, Recipe] = {
 def model_preset(name: str) -> ModelPreset:
     """The preset called ``name``. Raises InputError, with the nearest name, if there is none."""
     if name not in MODELS:
-        raise InputError(f"--model: {name!r} is not a model; {nearest(name, MODELS)}")
+        raise InputError(f"`model`: {name!r} is not a model; {nearest(name, MODELS)}")
     return MODELS[name]
 
 
@@ -121,7 +125,7 @@ def run_config(model: str = "convmixer", recipe: str = "baseline", **changes: An
         InputError: unknown preset, recipe or field, or an impossible value.
     """
     if recipe not in RECIPES:
-        raise InputError(f"--recipe: {recipe!r} is not a recipe; {nearest(recipe, RECIPES)}")
+        raise InputError(f"`recipe`: {recipe!r} is not a recipe; {nearest(recipe, RECIPES)}")
     base = RunConfig(
         model=model,
         recipe=recipe,

@@ -123,7 +123,7 @@ def test_variants_are_built_as_described() -> None:
 
 @pytest.mark.parametrize("variant", ["convmixer", "convmixer_rh", "convmixer_lc", "convmixer_bn"])
 def test_branches_of_no_weight_leave_the_pointwise_halves(variant: str) -> None:
-    model = create_model(variant, dim=8, depth=2, kernel_size=3).weigh_branches(0.0)
+    model = create_model(variant, dim=8, depth=2, kernel_size=3).init_residual_gamma(0.0)
     x = torch.randn(3, 3, 16, 16)
     expected = model.stem(x)
     for block in model.blocks:

@@ -67,7 +67,7 @@ def test_probabilities_of_the_classes_are_targets_too() -> None:
 @pytest.mark.parametrize("schedule_factor", [0.0, 0.5])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 def test_the_factor_scales_every_groups_rate(optimizer: str, schedule_factor: float) -> None:
-    step = new_step(optimizer=optimizer, lr=0.1, matrix_lr=0.3, weight_decay=0.1)
+    step = new_step(optimizer=optimizer, lr=0.1, muon_lr=0.3, weight_decay=0.1)
     step.set_lr_scale(schedule_factor)
     rates = {group["lr"] for group in step.optimizer.param_groups}
     assert rates == {peak * schedule_factor for peak in ((0.1, 0.3) if optimizer == "muon" else (0.1,))}
@@ -95,7 +95,7 @@ def test_sgd_is_written_out(momentum: float) -> None:
 
 
 def test_muon_takes_what_mixes_channels_and_adamw_the_rest() -> None:
-    fields: dict[str, Any] = {"lr": 1e-3, "matrix_lr": 0.1, "weight_decay": 0.0, "clip_norm": 0.0}
+    fields: dict[str, Any] = {"lr": 1e-3, "muon_lr": 0.1, "weight_decay": 0.0, "clip_norm": 0.0}
     steps = [new_step(optimizer=name, **fields) for name in ("muon", "adamw")]
     by_muon, by_adamw = map(moved, steps)
     gradients: dict[str, Any] = {name: parameter.grad for name, parameter in steps[1].model.named_parameters()}
@@ -117,9 +117,9 @@ def test_muon_takes_the_patches_of_grey_images_but_no_depthwise_kernel() -> None
     assert taken == {"stem.0.weight", "blocks.0.1.weight"}
 
 
-@pytest.mark.parametrize("variant", ["rh", "lc", "bn"])
-def test_muon_trains_every_variant(variant: str) -> None:
-    model = create_model("convmixer", variant=variant, dim=8, depth=2, kernel_size=1, engine="plain")
+@pytest.mark.parametrize("variant", [{"head": "rh"}, {"head": "lc"}, {"branch": "bottleneck"}])
+def test_muon_trains_every_variant(variant: dict[str, str]) -> None:
+    model = create_model("convmixer", **variant, dim=8, depth=2, kernel_size=1, engine="plain")
     step = new_step(model, optimizer="muon")
     losses = [step(*batch())[0].item() for _ in range(20)]
     assert losses[-1] < losses[0]
@@ -129,7 +129,7 @@ def test_muon_trains_every_variant(variant: str) -> None:
 @pytest.mark.parametrize("decay_norms", [True, False])
 def test_decay_of_norms(optimizer: str, decay_norms: bool) -> None:
     """Decoupled decay adds -lr × decay × weight to a step, and to nothing else."""
-    fields: dict[str, Any] = {"optimizer": optimizer, "lr": 0.01, "matrix_lr": 0.01, "decay_norms": decay_norms}
+    fields: dict[str, Any] = {"optimizer": optimizer, "lr": 0.01, "muon_lr": 0.01, "decay_norms": decay_norms}
     start = dict(new_step().model.named_parameters())
     with_decay, without = (moved(new_step(**fields, weight_decay=decay)) for decay in (0.5, 0.0))
     for name, weight in start.items():
@@ -232,7 +232,7 @@ def test_on_cuda_an_update_does_not_wait_and_learns(optimizer: str, precision: t
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 def test_on_cuda_a_captured_update_is_the_update(optimizer: str) -> None:
     device = torch.device("cuda")
-    fields: dict[str, Any] = {"optimizer": optimizer, "ema_decay": 0.9, "lr": 1e-3, "matrix_lr": 1e-3}
+    fields: dict[str, Any] = {"optimizer": optimizer, "ema_decay": 0.9, "lr": 1e-3, "muon_lr": 1e-3}
     models = [create_model("convmixer", dim=32, depth=2, kernel_size=3, engine="plain").to(device) for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
     eager, captured = (new_step(model, torch.bfloat16, **fields) for model in models)

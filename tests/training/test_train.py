@@ -125,7 +125,7 @@ def test_the_strong_recipe_needs_nothing_else(tmp_path: Path, digits: Dataset, m
 
 @pytest.mark.parametrize("model", ["convmixer_rh", "convmixer_lc", "convmixer_bn"])
 def test_every_variant_trains(tmp_path: Path, digits: Dataset, model: str) -> None:
-    summary = train(tiny_config(model=model, epochs=1).replace(variant=model[-2:]), tmp_path / "run", dataset=digits)
+    summary = train(tiny_config(model=model, epochs=1), tmp_path / "run", dataset=digits)
     assert summary.status == "finished"
 
 
@@ -388,4 +388,4 @@ def test_branches_begin_with_the_weight_that_was_asked_for(digits: Dataset) -> N
         return model.get_parameter("blocks.0.0.fn.2.weight")
 
     assert first_norm().unique().tolist() == [1.0]
-    assert first_norm(branch_gamma=0.25).unique().tolist() == [0.25]
+    assert first_norm(init_residual_gamma=0.25).unique().tolist() == [0.25]

@@ -17,6 +17,7 @@ from convmixer.bench import roofline, timing
 from convmixer.bench.competitors import Measurement, interleave
 from convmixer.bench.settings import REFERENCE, REFERENCE_FP16, BenchConfig, Kind, Storage
 from convmixer.bench.step import Job, step_of
+from convmixer.config import PerBlock
 from convmixer.errors import InputError
 from convmixer.files import write_atomic
 from convmixer.kernels import dispatch
@@ -37,7 +38,7 @@ class Record:
 
     what: str
     model: str
-    kernel_size: int
+    kernel_size: PerBlock
     batch_size: int
     engine: str
     setting: str

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from convmixer.config import Engine
+from msgspec import Meta
+
+from convmixer.config import Engine, Positive
 from convmixer.errors import InputError, nearest
 from convmixer.presets import model_preset
+from convmixer.records import Checked
 
 Work = Literal["train", "infer"]
 What = Literal[Work, "augment"]
@@ -70,38 +74,34 @@ SETTINGS: dict[str, Setting] = {
 
 
 @dataclass(frozen=True)
-class BenchConfig:
+class BenchConfig(Checked):
     """What to measure."""
 
     models: tuple[str, ...] = ("convmixer_256_8_k9", "convmixer_256_8_k5")
     """Presets."""
     what: tuple[What, ...] = ("train", "infer")
     """A training step (forward, loss, backward, AdamW), inference (infer), preparing the images (augment)."""
-    batch_sizes: tuple[int, ...] = (128,)
+    batch_sizes: tuple[Positive, ...] = (128,)
     """Images in a batch."""
-    image_size: int = 32
+    image_size: Positive = 32
     """Side of the images in pixels."""
     settings: tuple[str, ...] = ()
     """Competitors; by default all that there are for the device. Plain, which ratios refer to, is always among them."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to measure; auto takes a GPU if there is one."""
-    rounds: int = 5
+    rounds: Positive = 5
     """Measurements of each; every round runs all competitors in turn."""
-    threads: int | None = None
+    threads: Positive | None = None
     """Threads of each competitor; PyTorch's own number by default."""
-    time_limit: float = 240.0
+    time_limit: Annotated[float, Meta(gt=0)] = 240.0
     """Seconds that a competitor may take to become ready, compiling included; then it is left out."""
 
-    def __post_init__(self) -> None:
+    def _problems(self) -> Iterator[str]:
         for name in self.settings:
             if name not in SETTINGS:
-                raise InputError(f"--settings: {name!r} is unknown; {nearest(name, SETTINGS)}")
+                yield f"`settings`: {name!r} is unknown; {nearest(name, SETTINGS)}"
         for name in self.models:
             model_preset(name)
-        if min(*self.batch_sizes, self.image_size, self.rounds, self.threads or 1) < 1:
-            raise InputError("bench: batch sizes, image size, rounds and threads have to be at least 1.")
-        if self.time_limit <= 0:
-            raise InputError(f"--time-limit: {self.time_limit:g} is out of range; give seconds above 0.")
 
     @property
     def work(self) -> tuple[Work, ...]:

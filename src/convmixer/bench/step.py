@@ -66,8 +66,8 @@ def build(job: Job) -> torch.nn.Module:
         from timm.models.convmixer import ConvMixer
 
         sizes = job.architecture
-        if sizes.variant != "base":
-            raise ImportError("timm has no such variant")
+        if (sizes.head, sizes.branch) != ("linear", "depthwise") or not isinstance(sizes.kernel_size, int):
+            raise ImportError("timm has no such network")
         act = torch.nn.GELU if sizes.activation == "gelu" else torch.nn.ReLU
         model = ConvMixer(
             sizes.dim, sizes.depth, sizes.kernel_size, sizes.patch_size, num_classes=job.n_classes, act_layer=act

@@ -17,7 +17,7 @@ from convmixer.bench import roofline, timing
 from convmixer.bench.compare import chosen_kind
 from convmixer.bench.settings import BenchConfig, Storage
 from convmixer.bench.step import Job, build, step_of
-from convmixer.config import ModelConfig
+from convmixer.config import ModelConfig, PerBlock
 from convmixer.models import ConvMixer
 from convmixer.runtime.allocator import prepared_cpu
 from convmixer.runtime.device import autocast, device_name
@@ -70,7 +70,7 @@ class SweepRecord:
     precision: str
     dim: int
     depth: int
-    kernel_size: int
+    kernel_size: PerBlock
     patch_size: int
     batch_size: int
     image_size: int

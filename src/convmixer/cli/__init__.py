@@ -7,7 +7,7 @@ interrupted by SIGINT and SIGTERM.
 from __future__ import annotations
 
 import argparse
-import json
+import logging
 import os
 import signal
 import sys
@@ -19,6 +19,7 @@ import tyro
 
 from convmixer.cli.data import Data
 from convmixer.cli.output import ERRORS
+from convmixer.cli.parsing import RULES, current_flag
 from convmixer.cli.search import GridSearch
 from convmixer.cli.study import Experiment, Report
 from convmixer.cli.tools import Bench, Models
@@ -27,6 +28,7 @@ from convmixer.cli.use import Evaluate, Predict
 from convmixer.config import RunConfig
 from convmixer.errors import InputError, Interrupted
 from convmixer.presets import run_config
+from convmixer.records import checked, deferred_checks, read_json
 
 __all__ = ["main"]
 
@@ -36,6 +38,9 @@ _DESCRIPTION = "Train, evaluate and use ConvMixer image classifiers. Every comma
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command line, ``sys.argv`` by default, and exits."""
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    logger = logging.getLogger("convmixer")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [_Messages()]
     sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
@@ -45,7 +50,7 @@ def _run(arguments: list[str]) -> int:
         status: int = command.execute()
         return status
     except InputError as error:
-        ERRORS.print(f"convmixer: {error}", style="red", highlight=False, markup=False)
+        ERRORS.print(f"convmixer: {error.with_flags()}", style="red", highlight=False, markup=False)
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -57,9 +62,15 @@ def _run(arguments: list[str]) -> int:
         return 128 + stop.signum
 
 
+class _Messages(logging.Handler):
+    """Prints what the library logs, such as that kernels are compiled, among the other messages."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        ERRORS.print(record.getMessage(), highlight=False, markup=False)
+
+
 def _parse(arguments: list[str]) -> Any:
-    # The study's document says --hidden_dim for what its code, and ours, calls dim.
-    arguments = [_renamed(argument) for argument in arguments]
+    arguments = [current_flag(argument) for argument in arguments]
     options: dict[str, Any] = {"default": _train_defaults(arguments[1:])} if arguments[:1] == ["train"] else {}
     searches = arguments[:1] == ["grid-search"]
     search_options: dict[str, Any] = {"default": GridSearch(run=_train_defaults(arguments[1:]).run)} if searches else {}
@@ -77,12 +88,12 @@ def _parse(arguments: list[str]) -> Any:
         | Annotated[Report, tyro.conf.subcommand("report")]
     )
     style = (tyro.conf.FlagCreatePairsOff,)
-    return tyro.cli(commands, args=arguments, prog="convmixer", description=_DESCRIPTION, config=style)
-
-
-def _renamed(argument: str) -> str:
-    name, equals, value = argument.partition("=")
-    return f"--dim{equals}{value}" if name in ("--hidden-dim", "--hidden_dim") else argument
+    # tyro prints a ValueError from a constructor in a box of its own: the checks come after it.
+    with deferred_checks():
+        command = tyro.cli(
+            commands, args=arguments, prog="convmixer", description=_DESCRIPTION, config=style, registry=RULES
+        )
+    return checked(command)
 
 
 def _train_defaults(arguments: list[str]) -> Train:
@@ -96,14 +107,10 @@ def _train_defaults(arguments: list[str]) -> Train:
     except argparse.ArgumentError:
         return Train()  # a flag without its value: the real parser says so
     if chosen.config and (chosen.model or chosen.recipe):
-        raise InputError("--config: takes the place of --model and --recipe; give it or them.")
+        raise InputError("`config`: takes the place of `model` and `recipe`; give it or them.")
     file = Path(chosen.config) if chosen.config else None
     if file is None and chosen.resume and chosen.out and (Path(chosen.out) / "config.json").is_file():
         file = Path(chosen.out) / "config.json"
     if file is None:
         return Train(run=run_config(chosen.model or "convmixer", chosen.recipe or "baseline"))
-    try:
-        run = RunConfig.from_dict(json.loads(file.read_text()), where=str(file))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{file}: cannot be read as a run's configuration ({error}).") from None
-    return Train(run=run)
+    return Train(run=RunConfig.from_dict(read_json(file), where=str(file)))

@@ -12,7 +12,10 @@ from rich.table import Table
 
 from convmixer.bench.settings import BenchConfig
 from convmixer.cli.output import ERRORS, print_json
+from convmixer.config import per_block_text
 from convmixer.errors import InputError
+from convmixer.parts.branches import BRANCHES
+from convmixer.parts.heads import HEADS
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,26 @@ class Models:
         if self.json:
             print_json([vars(row) for row in rows])
             return 0
-        table = Table("model", "variant", "h/d", "kernel", "patch", "input", "classes", "parameters", "multiply-adds")
+        table = Table("model", "head", "branch", "h/d", "kernel", "patch", "input", "classes", "weights", "mult-adds")
         for row in rows:
-            cells = (row.model, row.variant, f"{row.dim}/{row.depth}", row.kernel_size, row.patch_size)
+            sizes = (f"{row.dim}/{row.depth}", per_block_text(row.kernel_size), row.patch_size)
+            cells = (row.model, row.head, row.branch, *sizes)
             cost = (f"{row.parameters:,}", f"{row.multiply_adds / 1e6:,.1f} M")
             table.add_row(*map(str, (*cells, f"{row.image_size}×{row.image_size}", row.n_classes, *cost)))
-        Console().print(table)
+        console = Console(width=max(Console().width, 124))  # a narrower table would cut the names
+        console.print(table)
+        print("\nParts that --head and --branch (Python: head=, branch=) take:")
+        parts = Table("part", "name", "what it is")
+        for name, head in HEADS.items():
+            parts.add_row("head", name, _first_line(head))
+        for name, branch in BRANCHES.items():
+            parts.add_row("branch", name, _first_line(branch.build))
+        console.print(parts)
         return 0
+
+
+def _first_line(function: object) -> str:
+    return (function.__doc__ or "").partition("\n")[0]
 
 
 @dataclass(frozen=True)

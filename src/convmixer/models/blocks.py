@@ -1,19 +1,9 @@
-"""What ConvMixers are built from: residual branches, and convolution, activation, normalisation in the paper's order.
-
-Shapes: N images, h = hidden dimension, H' × W' positions.
-"""
+"""What surrounds a residual branch: the sum, and stochastic depth."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
-
-BranchFactory = Callable[[int, int, type[nn.Module]], nn.Module]
-"""Makes a block's residual branch, (N, h, H', W') → the same, from h, the kernel size and the activation."""
 
 
 class DropPath(nn.Module):
@@ -51,21 +41,3 @@ class Residual(nn.Module):
         """(N, ...) → the same shape."""
         branch: torch.Tensor = self.drop_path(self.fn(x))
         return x + branch
-
-
-def conv_unit(conv: nn.Conv2d, activation: type[nn.Module]) -> list[nn.Module]:
-    """Convolution, activation, batch normalisation, in the paper's order: the normalisation comes last."""
-    return [conv, activation(), nn.BatchNorm2d(conv.out_channels)]
-
-
-def depthwise(dim: int, kernel_size: int) -> nn.Conv2d:
-    """k×k convolution of every channel by itself that keeps H and W.
-
-    The padding is explicit: for the odd kernels used here it is the same as "same", and it exports.
-    """
-    return nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
-
-
-def depthwise_branch(dim: int, kernel_size: int, activation: type[nn.Module]) -> nn.Module:
-    """The paper's residual branch: mixes positions within each channel."""
-    return nn.Sequential(*conv_unit(depthwise(dim, kernel_size), activation))

@@ -8,81 +8,103 @@ Shapes: N images, C channels, H × W pixels; p = patch size, h = hidden dimensio
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Sequence
+from typing import Any, Literal, Self
 
 import torch
 from torch import nn
 
-from convmixer.config import Activation, Engine
+from convmixer.config import Engine, ModelConfig, PerBlock
 from convmixer.errors import InputError, nearest
-from convmixer.models.blocks import ACTIVATIONS, BranchFactory, Residual, conv_unit, depthwise_branch
-from convmixer.models.classifiers import HeadFactory, linear_head
+from convmixer.models.blocks import Residual
 from convmixer.models.engines.executor import Executor
 from convmixer.models.engines.prepared import PreparedWeights
+from convmixer.models.engines.recompute import recomputed
+from convmixer.parts.branches import BRANCHES, Activation, conv_unit
+from convmixer.parts.heads import HEADS
+
+_POOLINGS = {"avg": nn.AdaptiveAvgPool2d, "max": nn.AdaptiveMaxPool2d}
 
 
 class ConvMixer(nn.Module):
-    """The paper's network; ``head`` and ``branch`` are the two parts that the study's variants exchange.
+    """The paper's network, with other heads and residual branches to choose from.
 
     Args:
         dim: hidden dimension h.
         depth: number of blocks.
-        kernel_size: side of the depthwise kernels in positions; odd.
+        kernel_size: side of the depthwise kernels in positions, odd; one number, or one for each block.
         patch_size: side of the patches in pixels. Pixels beyond the last whole patch are not seen.
         n_classes: outputs; 0 for none (the pooled features are returned).
         in_channels: C of the images.
+        head: the classifier, a name in :data:`convmixer.parts.heads.HEADS`.
+        branch: the blocks' residual branch, a name in :data:`convmixer.parts.branches.BRANCHES`.
         activation: "gelu" (the paper) or "relu".
+        bottleneck_factor: how many times narrower the bottleneck branch is; other branches ignore it.
         dropout: probability in front of the head.
         drop_path: stochastic depth; the drop probability rises linearly from 0 in the first block to this in the last.
-        head: makes the classifier from (dim, n_classes).
-        branch: makes a block's residual branch from (dim, kernel_size, activation class).
         engine: see :meth:`set_engine`.
 
+    Attributes:
+        config: the architecture, as given here.
+        n_classes: outputs.
+        num_features: h, the size of the pooled features.
+        default_cfg: timm's description of a model; for a preset also input_size (C, H, W), mean and std.
+
     Raises:
-        InputError: even kernel size, sizes below 1, or an unknown activation.
+        InputError: unknown name or impossible value, see :class:`convmixer.config.ModelConfig`.
     """
 
     def __init__(
         self,
         dim: int,
         depth: int,
-        kernel_size: int = 5,
+        kernel_size: PerBlock = 5,
         patch_size: int = 2,
         n_classes: int = 10,
         *,
         in_channels: int = 3,
+        head: str = "linear",
+        branch: str = "depthwise",
         activation: Activation = "gelu",
+        bottleneck_factor: int = 2,
         dropout: float = 0.0,
         drop_path: float = 0.0,
-        head: HeadFactory = linear_head,
-        branch: BranchFactory = depthwise_branch,
         engine: Engine = "auto",
     ) -> None:
         super().__init__()
-        sizes = {"dim": dim, "depth": depth, "kernel_size": kernel_size, "patch_size": patch_size}
-        for name, value in {**sizes, "in_channels": in_channels}.items():
-            if value < 1:
-                raise InputError(f"{name} is {value}; give at least 1.")
-        if kernel_size % 2 == 0:
-            raise InputError(f"kernel_size is {kernel_size}; only an odd kernel has a centre, give an odd number.")
-        if activation not in ACTIVATIONS:
-            raise InputError(f"activation {activation!r} is unknown; {nearest(activation, ACTIVATIONS)}")
-        act = ACTIVATIONS[activation]
+        self.config = ModelConfig(
+            head=head,
+            branch=branch,
+            dim=dim,
+            depth=depth,
+            kernel_size=kernel_size,
+            patch_size=patch_size,
+            activation=activation,
+            bottleneck_factor=bottleneck_factor,
+            dropout=dropout,
+            drop_path=drop_path,
+        )
+        if in_channels < 1:
+            raise InputError(f"`in_channels`: {in_channels} is out of range; give at least 1.")
         self.num_features = dim
         self.patch_size = patch_size
-        self._make_head = head
         self._executor = Executor()
+        self.default_cfg: dict[str, Any] = {
+            "architecture": "convmixer",
+            "num_classes": n_classes,
+            "first_conv": "stem.0",
+            "classifier": "head",
+        }
         self.set_engine(engine)
         patches = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
-        self.stem = nn.Sequential(*conv_unit(patches, act))
-        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        self.stem = nn.Sequential(*conv_unit(patches, activation))
         self.blocks = nn.Sequential(
             *(
                 nn.Sequential(
-                    Residual(branch(dim, kernel_size, act), rate),
-                    *conv_unit(nn.Conv2d(dim, dim, kernel_size=1), act),
+                    Residual(BRANCHES[branch].build(block), drop_path * i / max(depth - 1, 1)),
+                    *conv_unit(nn.Conv2d(dim, dim, kernel_size=1), activation),
                 )
-                for rate in rates
+                for i, block in enumerate(self.config.blocks())
             )
         )
         self.pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -94,7 +116,8 @@ class ConvMixer(nn.Module):
 
         Args:
             engine: "plain", PyTorch's own modules. "fast", the fused kernels; what they do not cover runs as the plain
-                module. "auto", for each shape of input the one that is measured, once on a machine, to be faster.
+                module. "auto", for each shape of input the one that is measured, once on a machine, to be faster; or
+                what :func:`set_default_engine` says instead.
         """
         self._executor.set_engine(engine)
 
@@ -132,26 +155,47 @@ class ConvMixer(nn.Module):
         return self
 
     @torch.no_grad()
-    def weigh_branches(self, gamma: float) -> Self:
-        """Sets the weight γ of the normalisation that ends each residual branch, and returns the model.
+    def init_residual_gamma(self, gamma: float) -> Self:
+        """Sets the weight γ of the batch normalisation that ends each residual branch, and returns the model.
 
-        That is for a model that has not been trained: below 1 its blocks begin nearer to their pointwise half alone.
-        Goyal et al., arXiv 1706.02677, section 5.1, begin with 0.
+        Call before training: with less than 1 the branches are down-weighted at initialisation. Goyal et al.,
+        arXiv 1706.02677, section 5.1, use 0.
         """
         for branch in (module.fn for module in self.modules() if isinstance(module, Residual)):
             norms = [module for module in branch.modules() if isinstance(module, nn.BatchNorm2d)]
-            for last in norms[-1:]:  # a branch of somebody's own may have none
+            for last in norms[-1:]:  # a custom branch may have none
                 last.weight.fill_(gamma)
         return self
 
-    def reset_classifier(self, n_classes: int) -> None:
-        """Replaces the head by a new one, with fresh weights, for ``n_classes`` classes; 0 for none."""
+    @property
+    def num_classes(self) -> int:
+        """``n_classes`` by timm's name."""
+        return self.n_classes
+
+    def reset_classifier(self, n_classes: int, global_pool: str | None = None) -> None:
+        """Replaces the head by a new one, with fresh weights.
+
+        Args:
+            n_classes: outputs; 0 for none.
+            global_pool: "avg" or "max", to change the pooling as well.
+
+        Raises:
+            InputError: ``n_classes`` below 0, or unknown pooling.
+        """
         if n_classes < 0:
-            raise InputError(f"n_classes is {n_classes}; give at least 0.")
+            raise InputError(f"`n_classes`: {n_classes} is out of range; give at least 0.")
+        if global_pool is not None:
+            if global_pool not in _POOLINGS:
+                raise InputError(f"`global_pool`: {global_pool!r} is unknown; {nearest(global_pool, _POOLINGS)}")
+            self.pooling = nn.Sequential(_POOLINGS[global_pool](1), nn.Flatten())
         self.n_classes = n_classes
-        head = self._make_head(self.num_features, n_classes) if n_classes else nn.Identity()
+        head = HEADS[self.config.head](self.num_features, n_classes) if n_classes else nn.Identity()
         weight = next(self.stem.parameters())
         self.head = head.to(device=weight.device, dtype=weight.dtype).train(self.training)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Regular expressions that group parameters by layer, for timm's layer-wise learning rates."""
+        return {"stem": r"^stem", "blocks": r"^blocks\.(\d+)"}
 
     def get_classifier(self) -> nn.Module:
         """The head."""
@@ -160,6 +204,51 @@ class ConvMixer(nn.Module):
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Images (N, C, H, W) → feature maps (N, h, H', W')."""
         return self._executor.feature_maps(self, x)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keeps only the blocks' inputs for the backward pass, which computes the rest again: less memory, more time.
+
+        Gradients, random numbers and running statistics stay exactly the same, with either engine.
+        """
+        self._executor.recompute = enable
+
+    def forward_intermediates(
+        self,
+        x: torch.Tensor,
+        indices: int | Sequence[int] | None = None,
+        *,
+        stop_early: bool = False,
+        intermediates_only: bool = False,
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
+        """The feature maps (N, h, H', W') behind some blocks, as in timm; runs as the plain modules.
+
+        Args:
+            x: images (N, C, H, W).
+            indices: which blocks, counted from 0, negative ones from the end; a number for that many last ones; None
+                for all.
+            stop_early: skip the blocks after the last one asked for.
+            intermediates_only: return the list alone.
+
+        Returns:
+            The last feature maps that were computed, and the list, in the order of the blocks.
+
+        Raises:
+            InputError: a block that does not exist.
+        """
+        depth = len(self.blocks)
+        wanted = range(depth - indices, depth) if isinstance(indices, int) else indices
+        chosen = {i + depth * (i < 0) for i in (range(depth) if wanted is None else wanted)}
+        if not chosen <= set(range(depth)):
+            raise InputError(f"`indices`: {indices} asks for blocks that do not exist; there are {depth}.")
+        recompute = self._executor.recompute and torch.is_grad_enabled()
+        maps, intermediates = self.stem(x), []
+        for i, block in enumerate(self.blocks):
+            if stop_early and i > max(chosen, default=-1):
+                break
+            maps = recomputed(block, maps, block) if recompute else block(maps)
+            if i in chosen:
+                intermediates.append(maps)
+        return intermediates if intermediates_only else (maps, intermediates)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Feature maps (N, h, H', W') → logits (N, n_classes), or pooled features (N, h) with ``pre_logits``."""

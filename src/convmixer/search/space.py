@@ -6,15 +6,15 @@ import dataclasses
 import functools
 import itertools
 import math
-import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from convmixer.config import Checked, RunConfig, field_owners, sections
+from convmixer.config import Count, Positive, RunConfig, field_owners, sections
 from convmixer.errors import InputError, nearest
 from convmixer.presets import run_config
+from convmixer.records import Checked, scalar_type
 
 Sampler = Literal["grid", "tpe", "random"]
 Pruner = Literal["none", "median", "halving"]
@@ -89,30 +89,26 @@ class SearchConfig(Checked):
     lr=0.001..0.1:log. May be given several times."""
     sampler: Sampler = "grid"
     """grid (every combination of the values), tpe (tree-structured Parzen estimator) or random."""
-    trials: int | None = None
+    trials: Positive | None = None
     """Combinations to try with --sampler tpe or random; 20 by default."""
     pruner: Pruner = "none"
     """Ends a run early, by its validation accuracy after each epoch: median (below the median of the others) or halving
     (not among the best that reached this epoch, arXiv 1810.05934)."""
-    trial_seeds: int = 1
+    trial_seeds: Positive = 1
     """Runs of each combination, with consecutive seeds; combinations are compared by their mean."""
-    seeds: int = 3
+    seeds: Count = 3
     """Runs of the best combination, with consecutive seeds. Only these read the test set."""
-    workers: int = 1
+    workers: Positive = 1
     """Processes that train at the same time, spread over all GPUs; several small runs make better use of one GPU."""
     storage: str | None = None
     """Where Optuna keeps the trials of --sampler tpe and of pruners: a file in --out by default;
     postgresql://user@host/database for several machines, which share --out as well."""
 
     def _problems(self) -> Iterator[str]:
-        for name, least in (("trial_seeds", 1), ("seeds", 0), ("workers", 1), ("trials", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                yield f"--{name.replace('_', '-')}: {value} is out of range; give at least {least}."
         if self.sampler == "grid" and self.trials is not None:
-            yield "--trials: a grid tries every combination; leave it out, or choose --sampler tpe or random."
+            yield "`trials`: a grid tries every combination; leave it out, or choose `sampler` tpe or random."
         if self.storage is not None and not self.is_adaptive:
-            yield "--storage: only --sampler tpe and pruners need one; leave it out, processes share the work anyway."
+            yield "`storage`: only `sampler` tpe and pruners need one; leave it out, processes share the work anyway."
         self.space()
 
     @property
@@ -126,22 +122,22 @@ class SearchConfig(Checked):
         if self.search_space is None:
             names = list(given or _DEFAULT_GRID)
         else:
-            names = [_field_name(name, "--search-space") for name in self.search_space.split(",")]
+            names = [_field_name(name, "`search_space`") for name in self.search_space.split(",")]
         if len(set(names)) < len(names) or len(given) < len(self.values):
-            raise InputError("--search-space: a field is named twice; name each once.")
+            raise InputError("`search_space`: a field is named twice; name each once.")
         for name in given:
             if name not in names:
-                raise InputError(f"--values: {name} is not searched; add it to --search-space {self.search_space}.")
+                raise InputError(f"`values`: {name} is not searched; add it to `search_space` {self.search_space}.")
         defaults = _DEFAULT_GRID if self.sampler == "grid" else _DEFAULT_RANGES
         for name in names:
             if name not in given and name not in defaults:
-                raise InputError(f"--values: says nothing of {name}; add, for example, --values {name}=1,2,4.")
+                raise InputError(f"`values`: says nothing of {name}; add, for example, `values` {name}=1,2,4.")
         space = tuple(_dimension(name, given.get(name, defaults.get(name, ""))) for name in names)
         for dimension in space:
             if self.sampler == "grid" and isinstance(dimension, Range):
                 raise InputError(
-                    f"--values: {dimension.name} is a range, and a grid needs a list such as {dimension.name}="
-                    f"{dimension.low},{dimension.high}; or choose --sampler tpe or random."
+                    f"`values`: {dimension.name} is a range, and a grid needs a list such as {dimension.name}="
+                    f"{dimension.low},{dimension.high}; or choose `sampler` tpe or random."
                 )
         return space
 
@@ -166,7 +162,7 @@ class SearchConfig(Checked):
         if base.protocol == "original" or base.data.val_fraction == 0:
             raise InputError(
                 "grid-search: chooses by the accuracy on held-out training images; "
-                "give --protocol validation and a --val-fraction above 0."
+                "give `protocol` validation and a `val_fraction` above 0."
             )
         for values in self.grid():
             with_values(base, values)
@@ -179,8 +175,8 @@ class SearchConfig(Checked):
 def _split(text: str) -> tuple[str, str]:
     name, equals, values = text.partition("=")
     if not equals or not values:
-        raise InputError(f"--values: {text!r} does not say which values; write it as lr=0.001,0.01,0.1.")
-    return _field_name(name, "--values"), values
+        raise InputError(f"`values`: {text!r} does not say which values; write it as lr=0.001,0.01,0.1.")
+    return _field_name(name, "`values`"), values
 
 
 @functools.cache
@@ -191,18 +187,10 @@ def searchable() -> dict[str, type[Value]]:
         item.name: kind
         for owner in owners
         for item in dataclasses.fields(owner)
-        if (kind := _value_type(typing.get_type_hints(owner)[item.name]))
+        if (kind := scalar_type(typing.get_type_hints(owner)[item.name]))
         and item.metadata.get("identity", True)
         and item.name not in _JUDGES
     }
-
-
-def _value_type(hint: Any) -> type[Value] | None:
-    """The scalar type that ``hint`` allows, besides None and others; choices are strings."""
-    options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
-    if any(typing.get_origin(option) is Literal for option in options):
-        return str
-    return next((kind for kind in (bool, int, float, str) if kind in options), None)
 
 
 def _field_name(text: str, flag: str) -> str:
@@ -222,16 +210,16 @@ def _dimension(name: str, text: str) -> Dimension:
     if not dots:
         values = tuple(_value(name, part) for part in text.split(","))
         if len(set(values)) < len(values):
-            raise InputError(f"--values: {name}={text} names a value twice; name each once.")
+            raise InputError(f"`values`: {name}={text} names a value twice; name each once.")
         return Choice(name, values)
     high, colon, scale = rest.partition(":")
     if colon and scale != "log":
-        raise InputError(f"--values: {name}={text} ends in {scale!r}; only :log can follow a range.")
+        raise InputError(f"`values`: {name}={text} ends in {scale!r}; only :log can follow a range.")
     limits = _number(name, low), _number(name, high)
     if limits[0] >= limits[1] or (colon and limits[0] <= 0):
         above = " above 0" if colon else ""
         raise InputError(
-            f"--values: {name}={text} is empty; a range goes from a smaller number{above} to a larger one."
+            f"`values`: {name}={text} is empty; a range goes from a smaller number{above} to a larger one."
         )
     return Range(name, *limits, log=bool(colon))
 
@@ -240,7 +228,7 @@ def _value(name: str, text: str) -> Value:
     kind, text = searchable()[name], text.strip()
     if kind is bool:
         if text not in _BOOLEANS:
-            raise InputError(f"--values: {name} takes true or false, not {text!r}.")
+            raise InputError(f"`values`: {name} takes true or false, not {text!r}.")
         return _BOOLEANS[text]
     if kind is str and text:
         return text
@@ -254,7 +242,7 @@ def _number(name: str, text: str) -> Number:
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or kind not in (int, float):
-        raise InputError(f"--values: {name} takes {_KINDS[kind]}, not {text.strip()!r}.")
+        raise InputError(f"`values`: {name} takes {_KINDS[kind]}, not {text.strip()!r}.")
     return value
 
 

@@ -20,7 +20,7 @@ def new_model(config: RunConfig, info: DatasetInfo, device: torch.device) -> Con
     """The model at the start of a run, on ``device``. Seeds PyTorch's global generator, which the run goes on with."""
     torch.manual_seed(config.seed)
     model = build_model(config.architecture, len(info.classes), info.channels, config.train.engine)
-    model.weigh_branches(config.train.branch_gamma)
+    model.init_residual_gamma(config.train.init_residual_gamma)
     layout = torch.channels_last if config.train.channels_last else torch.preserve_format
     return model.to(device, memory_format=layout)  # type: ignore[call-overload,no-any-return]
 

@@ -32,7 +32,7 @@ def build_optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Opti
     else:
         optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=fused, capturable=on_cuda)
     if matrices:
-        muon = Muon(matrices, lr=settings.matrix_lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+        muon = Muon(matrices, lr=settings.muon_lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
         optimizer = CombinedOptimizer(optimizer, muon)
     if on_cuda:
         for group in optimizer.param_groups:

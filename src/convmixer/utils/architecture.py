@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from convmixer.config import PerBlock
 from convmixer.utils.visualization import (
     BLUE,
     BLUE_TINT,
@@ -104,10 +106,17 @@ _TINTS |= dict.fromkeys(("Linear", "Pointwise"), ORANGE_TINT)
 
 
 def architecture(
-    dim: int = 256, depth: int = 8, kernel_size: int = 9, patch_size: int = 2, n_classes: int = 10, image_size: int = 32
+    dim: int = 256,
+    depth: int = 8,
+    kernel_size: PerBlock = 9,
+    patch_size: int = 2,
+    n_classes: int = 10,
+    image_size: int = 32,
 ) -> Figure:
     """The network from image to logits, and what its three variants exchange; 900 points wide."""
     width, height = 900, 668
+    kernels = f"kernel size k = {_runs(kernel_size)}"
+    side = str(kernel_size) if isinstance(kernel_size, int) else "k"
     with styled() as new:
         figure = new(figsize=(width / 72, height / 72), facecolor="none")
         axes = figure.add_axes((0, 0, 1, 1))
@@ -116,20 +125,28 @@ def architecture(
         canvas = _Canvas(axes)
         canvas.box(1, 1, width - 2, height - 2, WHITE, LINE, radius=14)
         canvas.text(32, 40, f"ConvMixer-{dim}/{depth}", 19, ha="left", weight="bold")
-        sizes = f"patch size p = {patch_size}, kernel size k = {kernel_size}, image size n = {image_size}"
+        sizes = f"patch size p = {patch_size}, {kernels}, image size n = {image_size}"
         canvas.text(32, 64, f"hidden dimension h = {dim}, {depth} blocks, {sizes}", 11, MUTED, ha="left")
         maps = f"{dim} × {image_size // patch_size} × {image_size // patch_size}", "h × n/p × n/p"
         canvas.shape(78, 334, f"3 × {image_size} × {image_size}", "3 × n × n")
         for x, numbers, symbols in ((264, *maps), (646, *maps), (763, f"{dim}", "h"), (850, f"{n_classes}", "classes")):
             axes.plot([x, x], [174, 322], color=LINE, linewidth=1, linestyle=(0, (2, 2)))
             canvas.shape(x, 334, numbers, symbols)
-        _network(canvas, depth, kernel_size, patch_size)
+        _network(canvas, depth, side, patch_size)
         _pictograms(canvas)
-        _variants(canvas, dim, kernel_size, n_classes)
+        _variants(canvas, dim, side, n_classes)
     return figure
 
 
-def _network(canvas: _Canvas, depth: int, k: int, p: int) -> None:
+def _runs(value: PerBlock) -> str:
+    """``9``, or ``9 (2 blocks), 5 (6 blocks)``: equal neighbours are counted."""
+    if isinstance(value, int):
+        return str(value)
+    counted = [(size, len(list(group))) for size, group in itertools.groupby(value)]
+    return ", ".join(f"{size} ({n} block{'s' * (n > 1)})" for size, n in counted)
+
+
+def _network(canvas: _Canvas, depth: int, k: str, p: int) -> None:
     """Upper half: image, patch embedding, repeated block, pooling, classifier, along one line of arrows."""
     y = 168
     canvas.box(278, 88, 354, 220, PANEL, LINE, radius=10)
@@ -176,7 +193,7 @@ def _pictograms(canvas: _Canvas) -> None:
         canvas.text(x, 296, text, 10, MUTED)
 
 
-def _variants(canvas: _Canvas, dim: int, k: int, n_classes: int) -> None:
+def _variants(canvas: _Canvas, dim: int, k: str, n_classes: int) -> None:
     """Lower half: the parts that are exchanged."""
     top, height, y = 416, 228, 550
     canvas.text(32, 394, "Variants", 13, ha="left", weight="bold")

@@ -235,11 +235,12 @@ def kernel_sheet(blocks: Sequence[ArrayLike], columns: int = 16) -> Figure:
     """Depthwise kernels, a row for each block: blue is positive, orange negative, each scaled by its largest weight.
 
     Args:
-        blocks: (dim, k, k) each; of more channels than ``columns`` some are shown, evenly spaced.
+        blocks: (dim, k, k) each, k of its own; of more channels than ``columns`` some are shown, evenly spaced.
         columns: channels to show.
     """
     shown = [_spread(np.asarray(block, dtype=np.float64), columns) for block in blocks]
-    tiles = [kernel / (np.abs(kernel).max() or 1.0) for block in shown for kernel in block]
+    side = max(block.shape[-1] for block in shown)
+    tiles = [_framed(kernel / (np.abs(kernel).max() or 1.0), side) for block in shown for kernel in block]
     with styled() as new:
         from matplotlib.colors import LinearSegmentedColormap
 
@@ -248,11 +249,19 @@ def kernel_sheet(blocks: Sequence[ArrayLike], columns: int = 16) -> Figure:
         axes = figure.add_subplot()
         colours = LinearSegmentedColormap.from_list("signed", [ORANGE, "#fbfaf8", BLUE])
         axes.imshow(sheet, cmap=colours, vmin=-1, vmax=1, interpolation="nearest")
-        step = np.asarray(shown[0]).shape[-1] + 1
-        axes.set_yticks([step * i + (step - 2) / 2 for i in range(len(shown))], [f"{i + 1}" for i in range(len(shown))])
+        rows = range(len(shown))
+        axes.set_yticks([(side + 1) * i + (side - 1) / 2 for i in rows], [f"{i + 1}" for i in rows])
         axes.set_ylabel("block")
         _bare(axes)
     return figure
+
+
+def _framed(kernel: NDArray[np.float64], side: int) -> NDArray[np.float64]:
+    """A smaller kernel in the middle of an empty square, at the same scale as the largest."""
+    frame = np.full((side, side), np.nan)
+    first = (side - kernel.shape[0]) // 2
+    frame[first : first + kernel.shape[0], first : first + kernel.shape[1]] = kernel
+    return frame
 
 
 def embedding_sheet(weights: ArrayLike, columns: int = 16, limit: int = 64) -> Figure:

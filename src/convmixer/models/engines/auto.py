@@ -114,7 +114,8 @@ def _faster(network: Network, x: Tensor, captured: bool) -> Choice:
 @functools.cache
 def _say_once() -> None:
     logger.info(
-        "engine auto: times the plain and the fast engine once for each kind of model and input on this machine"
+        "engine auto: compiles its kernels and times the plain and the fast engine, once for each kind of model and "
+        "input on this machine; CONVMIXER_ENGINE=plain or convmixer.set_default_engine('plain') turns it off"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import get_args
 
 import torch
@@ -14,20 +15,43 @@ from convmixer.models.engines.auto import AutoChoice, Choice
 from convmixer.models.engines.prepared import PreparedWeights
 from convmixer.models.engines.units import Network
 
+_default_engine: Engine | None = None
+
+
+def set_default_engine(engine: Engine | None) -> None:
+    """Chooses what ``engine="auto"`` means for models made, or told to use it, from now on.
+
+    With "plain" nothing is measured and no kernel is built. None goes back to the environment variable
+    ``CONVMIXER_ENGINE`` if it is set, else to measuring.
+
+    Raises:
+        InputError: unknown engine.
+    """
+    global _default_engine
+    _default_engine = None if engine is None else _known_engine(engine, "`engine`")
+
+
+def _known_engine(engine: str, where: str) -> Engine:
+    if engine not in get_args(Engine):
+        raise InputError(f"{where}: {engine!r} is unknown; {nearest(engine, get_args(Engine))}")
+    return engine  # type: ignore[return-value]
+
 
 class Executor:
     """Runs a network with the engine set here. It holds no parameters; copies and pickles keep the setting."""
 
     def __init__(self) -> None:
         self.engine: Engine = "auto"
+        self.recompute = False  # blocks in the backward pass, instead of keeping what they computed
         self.prepared: PreparedWeights | None = None
         self.auto = AutoChoice()
 
     def set_engine(self, engine: Engine) -> None:
         """See :meth:`ConvMixer.set_engine`."""
-        if engine not in get_args(Engine):
-            raise InputError(f"engine {engine!r} is unknown; {nearest(engine, get_args(Engine))}")
-        self.engine = engine
+        self.engine = _known_engine(engine, "`engine`")
+        if engine == "auto":
+            variable = os.environ.get("CONVMIXER_ENGINE", "auto")
+            self.engine = _default_engine or _known_engine(variable, "CONVMIXER_ENGINE")
 
     def engine_for(self, network: Network, x: Tensor, captured: bool = False) -> Choice:
         """What a pass on x runs as. Exported and traced programs are always plain: they run without this package."""
@@ -39,15 +63,17 @@ class Executor:
 
     def feature_maps(self, network: Network, x: Tensor) -> Tensor:
         """Images (N, C, H, W) → feature maps (N, h, H', W')."""
+        recompute = self.recompute and torch.is_grad_enabled()
         if self.engine_for(network, x) == "plain":
-            return plain.feature_maps(network, x)
-        return fast.feature_maps(network, x, self._prepared(network))
+            return plain.feature_maps(network, x, recompute)
+        return fast.feature_maps(network, x, self._prepared(network), recompute)
 
     def pooled(self, network: Network, x: Tensor) -> Tensor:
         """Images (N, C, H, W) → pooled features (N, h)."""
+        recompute = self.recompute and torch.is_grad_enabled()
         if self.engine_for(network, x) == "plain":
-            return plain.pooled(network, x)
-        return fast.pooled(network, x, self._prepared(network))
+            return plain.pooled(network, x, recompute)
+        return fast.pooled(network, x, self._prepared(network), recompute)
 
     def _prepared(self, network: Network) -> PreparedWeights | None:
         if self.prepared is None or network.training or torch.is_grad_enabled():

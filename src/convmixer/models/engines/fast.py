@@ -22,6 +22,7 @@ from convmixer.kernels import dispatch, layout, ops
 from convmixer.kernels.backend import ActNormDepthwise, Maps
 from convmixer.models.blocks import Residual
 from convmixer.models.engines.prepared import PreparedWeights, uses_batch_statistics
+from convmixer.models.engines.recompute import recomputed
 from convmixer.models.engines.statistics import update_running_statistics
 from convmixer.models.engines.units import Network, Unit, as_unit
 
@@ -75,16 +76,21 @@ def as_patches(stem: nn.Module) -> Unit | None:
     return unit if unit is not None and unit.is_patches else None
 
 
-def feature_maps(network: Network, x: Tensor, prepared: PreparedWeights | None = None) -> Tensor:
-    """Images (N, C, H, W) → feature maps (N, h, H', W') in the storage dtype. Only where :func:`can_run`."""
-    return layout.to_maps(*_features(network, x, prepared)).contiguous()
+def feature_maps(
+    network: Network, x: Tensor, prepared: PreparedWeights | None = None, recompute: bool = False
+) -> Tensor:
+    """Images (N, C, H, W) → feature maps (N, h, H', W') in the storage dtype. Only where :func:`can_run`.
+
+    With ``recompute`` the backward pass runs blocks again, instead of keeping what they computed.
+    """
+    return layout.to_maps(*_features(network, x, prepared, recompute)).contiguous()
 
 
-def pooled(network: Network, x: Tensor, prepared: PreparedWeights | None = None) -> Tensor:
+def pooled(network: Network, x: Tensor, prepared: PreparedWeights | None = None, recompute: bool = False) -> Tensor:
     """Images (N, C, H, W) → pooled features (N, h) in the storage dtype. Only where :func:`can_run`."""
     if pools_by_mean(network.pooling):
-        return _means(*_features(network, x, prepared))
-    features: Tensor = network.pooling(feature_maps(network, x, prepared))
+        return _means(*_features(network, x, prepared, recompute))
+    features: Tensor = network.pooling(feature_maps(network, x, prepared, recompute))
     return features
 
 
@@ -103,7 +109,7 @@ def _means(x: Tensor, shape: Shape) -> Tensor:
     return means.t().contiguous()  # contiguous: dropout draws its mask in the order of memory
 
 
-def _features(network: Network, x: Tensor, prepared: PreparedWeights | None) -> tuple[Tensor, Shape]:
+def _features(network: Network, x: Tensor, prepared: PreparedWeights | None, recompute: bool) -> tuple[Tensor, Shape]:
     """Images (N, C, H, W) → (h, N·H'·W') in the storage dtype, and (N, H', W')."""
     dtype = storage_dtype(network, x)
     is_autocast = torch.is_autocast_enabled(x.device.type)
@@ -111,7 +117,7 @@ def _features(network: Network, x: Tensor, prepared: PreparedWeights | None) -> 
         run = _Pass(dtype, is_autocast, prepared or PreparedWeights(), ops.bindings(x))
         value = run.stem(x, network.stem)
         for block in network.blocks:
-            value = run.block(value, block)
+            value = run.recomputed_block(value, block) if recompute else run.block(value, block)
         result = run.finished(value)
         run.update_running_statistics()
         if run.plain_modules and not torch.compiler.is_compiling() and logger.isEnabledFor(logging.INFO):
@@ -149,6 +155,27 @@ class _Pass:
             dispatch.note("block", "plain")
             return self.from_maps(self.plain(layout.to_maps(self.finished(state), self.shape), block))
         return self.pointwise(unit, self.residual(state, parts[0]))
+
+    def recomputed_block(self, state: PreActivation | Tensor, block: nn.Module) -> PreActivation | Tensor:
+        """As :meth:`block`; for the backward pass only the input is kept."""
+        before, u = (state.unit, state.u) if isinstance(state, PreActivation) else (None, state)
+        passes: list[tuple[_Pass, Unit | None]] = []
+
+        def run(u: Tensor) -> Tensor:
+            part = _Pass(self.dtype, self.is_autocast, self.prepared, self.forms)
+            part.shape = shape
+            result = part.block(PreActivation(u, before) if before else u, block)
+            after, y = (result.unit, result.u) if isinstance(result, PreActivation) else (None, result)
+            passes.append((part, after))
+            return y
+
+        shape = self.shape
+        y = recomputed(run, u, block)
+        part, after = passes[0]
+        self.shape = part.shape
+        self.seen += part.seen
+        self.plain_modules += part.plain_modules
+        return PreActivation(y, after) if after else y
 
     def pointwise(self, unit: Unit, x: Tensor) -> PreActivation:
         return PreActivation(ops.multiply(self.prepared.matrix(unit.conv, x.dtype), x), unit)
