@@ -147,10 +147,10 @@ def _parsed(root: Path, file: str, parse: Callable[[str, Any], T], problems: lis
     folder = Path(file).parent if Path(file).name == _SEARCH else Path(file).parent.parent
     try:
         return parse(folder.as_posix(), json.loads((root / file).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        problems.append(f"{file}: cannot be read as JSON ({error}).")
     except (KeyError, TypeError, AttributeError, InputError) as error:
         problems.append(f"{file}: is not as convmixer writes it ({error!r}).")
+    except (OSError, ValueError) as error:
+        problems.append(f"{file}: cannot be read as JSON ({error}).")
     return None
 
 
