@@ -497,3 +497,46 @@ def test_flops_are_counted_the_same(name: str) -> None:
     narrow, area = (24 if name == "convmixer" else 12), 70 * 8 * 8
     branch = narrow * 81 + (0 if name == "convmixer" else 2 * 24 * narrow)
     assert totals[0][0] == 2 * (area * (3 * 4 * 24 + 2 * (branch + 24 * 24)) + 70 * 24 * 10)
+
+
+@pytest.mark.parametrize("custom", [False, True])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_recomputed_blocks_change_no_gradient_and_no_statistic(name: str, custom: bool) -> None:
+    x, y = torch.randn(6, 3, 12, 10), torch.arange(6)
+    for model in pair(name, kernel_size=(5, 3, 3), depth=3, drop_path=0.3, dropout=0.2):
+        if custom:  # blocks that the fast engine runs as modules
+            at(model.blocks, 0)[2] = nn.GELU(approximate="tanh")
+            at(model.blocks, 1).append(nn.BatchNorm2d(24))
+        again = copy.deepcopy(model)
+        again.set_grad_checkpointing()
+        calls = []
+        for m in (model, again):
+            with dispatch.record() as ran:
+                calls.append((gradients(m, x, y), sum(ran.values())))
+        ((logits, expected), before), ((own_logits, own), after) = calls
+        assert torch.equal(own_logits, logits)
+        assert all(torch.equal(a, b) for a, b in zip(own, expected, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(again.buffers(), model.buffers(), strict=True))
+        assert (after > before) == (model.engine == "fast")  # it did run again
+        again.set_grad_checkpointing(False)
+        gradients(again, x, y)
+        with torch.no_grad():
+            assert again(x).isfinite().all()
+
+
+def test_recomputed_blocks_keep_less() -> None:
+    for model in pair(depth=4):
+        kept = []
+        for enable in (False, True):
+            model.set_grad_checkpointing(enable)
+            bytes_kept: dict[int, int] = {}
+
+            def note(tensor: Tensor, sizes: dict[int, int] = bytes_kept) -> Tensor:
+                sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+                loss = model(torch.randn(8, 3, 32, 32)).sum()
+            kept.append(sum(bytes_kept.values()))
+            loss.backward()
+        assert kept[1] < 0.6 * kept[0], model.engine

@@ -160,17 +160,17 @@ class _Pass:
         """As :meth:`block`; for the backward pass only the input is kept."""
         before, u = (state.unit, state.u) if isinstance(state, PreActivation) else (None, state)
         passes: list[tuple[_Pass, Unit | None]] = []
+        shape = self.shape
 
         def run(u: Tensor) -> Tensor:
-            part = _Pass(self.dtype, self.is_autocast, self.prepared, self.forms)
+            part = _Pass(self.dtype, self.is_autocast, self.prepared, self.bindings)
             part.shape = shape
             result = part.block(PreActivation(u, before) if before else u, block)
             after, y = (result.unit, result.u) if isinstance(result, PreActivation) else (None, result)
             passes.append((part, after))
             return y
 
-        shape = self.shape
-        y = recomputed(run, u, block)
+        y = recomputed(run, u, block, *([before.norm] if before else []))
         part, after = passes[0]
         self.shape = part.shape
         self.seen += part.seen

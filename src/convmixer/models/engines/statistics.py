@@ -23,7 +23,7 @@ def update_running_statistics(seen: Sequence[tuple[nn.BatchNorm2d, Tensor]], cou
         if norm in now:  # used twice: one update after the other
             update_running_statistics(seen[index:], count)
             break
-        if norm.training and norm.track_running_stats and norm.running_mean is not None:
+        if norm.training and norm.running_mean is not None:
             now[norm] = statistics
     counters = [norm.num_batches_tracked for norm in now if norm.num_batches_tracked is not None]
     groups: dict[float, list[tuple[Any, Tensor]]] = {}
