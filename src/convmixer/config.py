@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 
 from msgspec import Meta
 
+from convmixer.datasets import DATASETS, loader_of
 from convmixer.errors import InputError, nearest
 from convmixer.parts.branches import BRANCHES, Activation, Block
 from convmixer.parts.heads import HEADS
@@ -118,7 +119,8 @@ class DataConfig(Checked):
     """Which images, and how they are split."""
 
     dataset: str = "cifar10"
-    """digits, cifar10, cifar100, or folder:PATH (PATH/train/<class>/* and PATH/test/<class>/*, or PATH/<class>/*)."""
+    """Name of a data set, such as digits or cifar10, or folder:PATH (PATH/train/<class>/* and PATH/test/<class>/*, or
+    PATH/<class>/*)."""
     image_size: Positive | None = None
     """Side in pixels that the images of a folder are resized and cropped to; by default their own where all agree."""
     val_fraction: Annotated[float, Meta(ge=0, le=0.9)] = 0.1
@@ -133,9 +135,8 @@ class DataConfig(Checked):
     """Where to download an archive from instead of the known hosts: an https:// URL, or hub (Hugging Face)."""
 
     def _problems(self) -> Iterator[str]:
-        kinds = ("digits", "cifar10", "cifar100")
-        if self.dataset == "folder:" or not (self.dataset in kinds or self.dataset.startswith("folder:")):
-            yield f"`dataset`: {self.dataset!r} is unknown; {nearest(self.dataset, (*kinds, 'folder:PATH'))}"
+        if loader_of(self.dataset) is None:
+            yield f"`dataset`: {self.dataset!r} is unknown; {nearest(self.dataset, DATASETS)}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -507,7 +507,7 @@ class TestDownload:
 
     @pytest.mark.parametrize("source", ["data/cifar.tar.gz", "ftp://host/x", "http://[bad", "HUB", ""])
     def test_impossible_source(self, tiny: Official, tmp_path: Path, source: str):
-        assert refused(tiny, tmp_path, source=source).startswith(f"--source: {source!r} is no https://")
+        assert refused(tiny, tmp_path, source=source).startswith(f"--source: {source!r} is not an https://")
 
     def test_folder_that_cannot_be_written(self, tiny: Official, server: Server, tmp_path: Path):
         serve(server, tiny, "binary")

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from convmixer.config import DataConfig
 from convmixer.data.datasets import (
-    SOURCES,
     Collection,
     Dataset,
     DatasetInfo,
@@ -24,6 +23,7 @@ from convmixer.data.datasets import (
     load_dataset,
     stratified_split,
 )
+from convmixer.datasets import DATASETS
 from convmixer.errors import InputError
 
 
@@ -41,7 +41,7 @@ def source(monkeypatch: pytest.MonkeyPatch):
         module = type(sys)("tests.source")
         module.load = lambda config, console: collection  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "tests.source", module)
-        monkeypatch.setitem(SOURCES, "digits", "tests.source")
+        monkeypatch.setitem(DATASETS, "digits", "tests.source:load")
 
     return use
 

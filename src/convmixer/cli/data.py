@@ -31,7 +31,7 @@ class Data:
     """Find, download and verify a data set; say what is in it and what endangers results on it."""
 
     dataset: tyro.conf.Positional[str] = "digits"
-    """digits, cifar10, cifar100, or folder:PATH."""
+    """Name of a data set, such as digits or cifar10, or folder:PATH."""
     data_dir: str = "data"
     """Where archives are looked for and placed."""
     source: str | None = None

@@ -29,7 +29,7 @@ class Experiment:
     """all, or some of published, hidden_dim, classifier, bottleneck, grid_search, recipes, kernel_size, patch_size,
     depth_vs_width, regularisation."""
     dataset: str = "cifar10"
-    """digits, cifar10, cifar100, or folder:PATH."""
+    """Name of a data set, such as digits or cifar10, or folder:PATH."""
     data_dir: str = "data"
     """Where archives are looked for and placed."""
     profile: Literal["smoke", "cpu", "full"] = "full"

@@ -21,10 +21,11 @@ import torch
 
 from convmixer.config import DataConfig
 from convmixer.data.cifar_specs import SPECS, CifarSpec, Form
-from convmixer.data.datasets import Collection, Split, channel_sums, progress
+from convmixer.data.datasets import Collection, Split, channel_sums
 from convmixer.data.download import Remote, Unavailable, fetch, reachable
 from convmixer.data.images import decode_images
 from convmixer.errors import InputError
+from convmixer.runtime.progress import progress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -217,7 +218,7 @@ def _fetch(spec: CifarSpec, config: DataConfig, console: Console | None) -> tupl
         path = fetch(remotes, Path(config.data_dir), console)
     except Unavailable as error:
         raise InputError(
-            f"{config.dataset} is neither in {config.data_dir} nor to be downloaded ({error}): put "
+            f"{config.dataset} is not in {config.data_dir} and cannot be downloaded ({error}): put "
             f"{spec.binary.archive} or {spec.python.archive} into {config.data_dir}, or name another place with "
             "--source, or use --dataset digits, which needs no download."
         ) from None
@@ -233,7 +234,7 @@ def _urls(spec: CifarSpec, source: str | None) -> Sequence[str]:
     except ValueError:
         parts = urlsplit("")
     if parts.scheme not in ("https", "http", "file"):
-        raise InputError(f"--source: {source!r} is no https://, http:// or file:// URL; give one, or hub.")
+        raise InputError(f"--source: {source!r} is not an https://, http:// or file:// URL; give one, or hub.")
     if parts.path.endswith((".tar.gz", ".tgz")):
         return [source]
     return [parts._replace(path=f"{parts.path.rstrip('/')}/{f.archive}").geturl() for f in (spec.binary, spec.python)]
@@ -259,7 +260,7 @@ def _from_hub(spec: CifarSpec, console: Console | None) -> _Parsed:
         except (OSError, ValueError, KeyError) as error:
             reason = f"there is no way to {constants.ENDPOINT}" if offline else str(error).split("\n")[0].rstrip(".")
             raise InputError(
-                f"--source hub: {name} of {repository} cannot be had ({reason}); try again later or without it."
+                f"--source hub: {name} of {repository} is unavailable ({reason}); try again later or without it."
             ) from None
         names = [f"{name}, image {index}" for index in range(len(encoded))]
         with progress(console, f"decoding {part} images", len(encoded)) as advance:

@@ -6,8 +6,7 @@ import hashlib
 import importlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from convmixer.config import DataConfig, Protocol
+from convmixer.datasets import loader_of
 from convmixer.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class DatasetInfo:
     """What a model has to know of the data it was trained on; a run directory's ``dataset.json``."""
 
     name: str
-    """What the user asked for: digits, cifar10, cifar100, or folder:NAME."""
+    """The data set's name, or folder:NAME."""
     classes: tuple[str, ...]
     channels: int
     image_size: int
@@ -98,15 +98,6 @@ class Collection:
     mirror: bool
 
 
-SOURCES = {
-    "digits": "convmixer.data.digits",
-    "cifar10": "convmixer.data.cifar",
-    "cifar100": "convmixer.data.cifar",
-    "folder": "convmixer.data.folder",
-}
-"""Kind of data set (what stands before a colon) and the module whose ``load(config, console)`` gives a Collection."""
-
-
 def load_dataset(
     config: DataConfig | str, *, protocol: Protocol = "validation", console: Console | None = None
 ) -> Dataset:
@@ -128,7 +119,8 @@ def load_dataset(
     if isinstance(config, str):
         config = DataConfig(dataset=config)
     load: Callable[[DataConfig, Console | None], Collection]
-    load = importlib.import_module(SOURCES[config.dataset.partition(":")[0]]).load
+    module, _, function = (loader_of(config.dataset) or "").partition(":")
+    load = getattr(importlib.import_module(module), function)
     collection = load(config, console)
     name, classes, mirror, splits = collection.name, collection.classes, collection.mirror, dict(collection.parts)
     del collection  # or its images would stay in memory beside their copies in the splits
@@ -268,20 +260,3 @@ def fingerprint(classes: Sequence[str], parts: Mapping[str, Split]) -> str:
         digest.update(split.labels.numpy().astype("<i8").data)
         content[name] = digest.hexdigest()
     return hashlib.sha256(json.dumps({"classes": list(classes), **content}, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def progress(
-    console: Console | None, text: str, total: int | None, *, in_bytes: bool = False
-) -> Iterator[Callable[[int, int | None], None]]:
-    """A progress bar, drawn on terminals only; yields a function of (done so far, total, if that has become known)."""
-    if console is None or not console.is_terminal:
-        yield lambda done, total: None
-        return
-    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    amount = DownloadColumn() if in_bytes else MofNCompleteColumn()
-    columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(text, total=total)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

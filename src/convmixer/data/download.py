@@ -1,35 +1,40 @@
-"""Downloads that go on where they broke off, end up verified or not at all, and give up quickly without a network."""
+"""Downloads that resume after an interruption, are verified, and give up quickly without a network."""
 
 from __future__ import annotations
 
-import http.client
+import hashlib
 import socket
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
+from urllib.request import getproxies, url2pathname
 
-from convmixer.data.datasets import progress
+import requests
+from filelock import Timeout
+from urllib3 import Retry
+from urllib3.exceptions import HTTPError
+
 from convmixer.errors import InputError
+from convmixer.files import file_lock
+from convmixer.runtime.progress import progress
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-_TIMEOUT = 10.0  # seconds without a sign of life
-_PAUSE = 0.5  # seconds before the second attempt, doubled for each further one
-_FRUITLESS = 3  # attempts in a row that bring nothing new before a source is given up
-_MOST_ATTEMPTS = 100
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # HTTP statuses that may be gone at the next attempt
+_TIMEOUT = 10.0  # seconds without an answer
+_PAUSE = 0.5  # seconds before the second attempt, longer for each further one
+_FRUITLESS = 3  # attempts in a row without new data before a source is given up
+_CHUNK_BYTES = 2**18
+_TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})  # HTTP statuses
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file to be had at ``url``: the name it gets here, and the MD5 of its content."""
+    """A file at ``url``, the name it gets here, and the MD5 of its content."""
 
     url: str
     file: str
@@ -47,13 +52,13 @@ class _Failed(Exception):  # noqa: N818
 
 
 def fetch(remotes: Sequence[Remote], folder: Path, console: Console | None) -> Path:
-    """Downloads the first of ``remotes`` that can be had into ``folder``, verified; returns where it is.
+    """Downloads the first available one of ``remotes`` into ``folder``, verified; returns its path.
 
-    An interrupted download leaves ``<file>.part``, from which the next one goes on. Of several processes at once, one
+    An interrupted download leaves ``<file>.part``, which the next one completes. Of several processes at once, one
     downloads and the others wait for it.
 
     Raises:
-        Unavailable: none can be had.
+        Unavailable: none is available.
         InputError: ``folder`` cannot be written.
     """
     reasons = []
@@ -75,7 +80,7 @@ def fetch(remotes: Sequence[Remote], folder: Path, console: Console | None) -> P
 
 def reachable(url: str) -> bool:
     """Whether the host of ``url`` has an address here, or is left to a proxy: False where there is no network."""
-    if urllib.request.getproxies():
+    if getproxies():
         return True
     try:
         return bool(socket.getaddrinfo(urlsplit(url).hostname, None))
@@ -86,9 +91,7 @@ def reachable(url: str) -> bool:
 @contextmanager
 def _alone(path: Path, console: Console | None) -> Iterator[None]:
     """Waits until no other process holds the lock, which ends with its process."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path)
+    lock = file_lock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -115,81 +118,88 @@ def _errors_of(path: Path) -> Iterator[None]:
 
 def _retrieve(remote: Remote, folder: Path, console: Console | None) -> Path:
     """Downloads one file, checks its MD5 and puts it in its place."""
-    import pooch
-
     part = folder / f"{remote.file}.part"
-    logger = pooch.get_logger()
-    level = logger.level
-    logger.setLevel("ERROR")  # progress is shown, or not, by us
-    try:
-        while True:
-            continues = part.exists()
-            try:
-                with progress(console, f"downloading {remote.file}", None, in_bytes=True) as advance:
-
-                    def download(url: str, output: str, _: object) -> None:
-                        _download(url, part, advance)
-                        part.replace(output)
-
-                    found = pooch.retrieve(remote.url, f"md5:{remote.md5}", remote.file, folder, downloader=download)
-                return Path(found)
-            except InputError:
-                raise
-            except ValueError:  # the MD5 differs; perhaps just because of what was there before
-                if not continues:
-                    raise _Failed("it gave a file with another checksum") from None
-    finally:
-        logger.setLevel(level)
+    while True:
+        resumed = part.exists()
+        with progress(console, f"downloading {remote.file}", None, in_bytes=True) as advance:
+            _download(remote.url, part, advance)
+        with part.open("rb") as file:
+            found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        if found == remote.md5:
+            return part.replace(folder / remote.file)
+        part.unlink()
+        if not resumed:  # else perhaps just because of what was there before
+            raise _Failed("it gave a file with another checksum")
 
 
 def _download(url: str, part: Path, advance: Callable[[int, int | None], None]) -> None:
     """Completes ``part``, in several attempts if need be; raises _Failed."""
+    if url.startswith("file:"):
+        return _copy(url, part)
     fruitless = 0
-    for _ in range(_MOST_ATTEMPTS):
-        before = part.stat().st_size if part.exists() else 0
-        try:
-            return _read_rest(url, part, before, advance)
-        except HTTPError as error:
-            error.close()
-            reason = f"HTTP {error.code} {error.reason}"
-            if error.code == 416 and before:  # there is nothing behind what we have
-                if error.headers.get("Content-Range") == f"bytes */{before}":
-                    return None
-                part.unlink()
-            elif error.code not in _PASSING:
-                raise _Failed(reason) from None
-        except URLError as error:  # not even a connection: trying again would only take time
-            cause = error.reason
-            offline = isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_AGAIN
-            raise _Failed(str(getattr(cause, "strerror", None) or cause), offline) from None
-        except (OSError, http.client.HTTPException) as error:
-            reason = str(error) or type(error).__name__
-        after = part.stat().st_size if part.exists() else 0
-        fruitless = 0 if after > before else fruitless + 1
-        if fruitless == _FRUITLESS:
-            break
-        time.sleep(_PAUSE * 2**fruitless)
-    raise _Failed(reason)
+    with requests.Session() as session:
+        # It repeats requests without an answer, and temporary errors of servers. Connecting is tried once.
+        retry = Retry(
+            _FRUITLESS - 1, connect=0, status_forcelist=_TEMPORARY, backoff_factor=_PAUSE, raise_on_status=False
+        )
+        session.mount(f"{urlsplit(url).scheme}://", requests.adapters.HTTPAdapter(max_retries=retry))
+        while True:
+            before = part.stat().st_size if part.exists() else 0
+            try:
+                return _read_rest(session, url, part, before, advance)
+            except requests.RequestException as error:
+                cause = _innermost(error)
+                offline = isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_AGAIN
+                raise _Failed(str(getattr(cause, "strerror", None) or cause), offline) from None
+            except HTTPError as error:  # the connection broke off
+                fruitless = 0 if part.exists() and part.stat().st_size > before else fruitless + 1
+                if fruitless == _FRUITLESS:
+                    raise _Failed(str(error)) from None
+            time.sleep(_PAUSE * fruitless)
 
 
-def _read_rest(url: str, part: Path, have: int, advance: Callable[[int, int | None], None]) -> None:
+def _read_rest(
+    session: requests.Session, url: str, part: Path, have: int, advance: Callable[[int, int | None], None]
+) -> None:
     """Appends to ``part`` what is missing, or writes it anew where the server cannot continue."""
-    headers = {"User-Agent": "convmixer-lab"} | ({"Range": f"bytes={have}-"} if have else {})
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT) as response:
-        if response.status != 206:
-            have = 0
-        elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+    headers = {"User-Agent": "convmixer-lab", "Accept-Encoding": "identity"}
+    headers |= {"Range": f"bytes={have}-"} if have else {}
+    with session.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+        given = response.headers.get("Content-Range", "")
+        if response.status_code == 416 and have:  # there is nothing behind what we have
+            if given == f"bytes */{have}":
+                return
             part.unlink()
-            raise ConnectionError("it continued at the wrong place")
+            raise HTTPError("it has another file")
+        if not response.ok:
+            raise _Failed(f"HTTP {response.status_code} {response.reason}")
+        if response.status_code != 206:
+            have = 0
+        elif not given.startswith(f"bytes {have}-"):
+            part.unlink()
+            raise HTTPError("it continued at the wrong place")
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
         with _errors_of(part):
             file = part.open("ab" if have else "wb", buffering=0)
         with file:
-            while chunk := response.read(2**18):
+            while chunk := response.raw.read1(_CHUNK_BYTES):  # unlike iter_content: what arrived before a break counts
                 with _errors_of(part):
                     file.write(chunk)
                 have += len(chunk)
                 advance(have, total)
-    if total is not None and have < total:
-        raise ConnectionError("the connection broke off")
+
+
+def _copy(url: str, part: Path) -> None:
+    try:
+        content = Path(url2pathname(urlsplit(url).path)).read_bytes()
+    except OSError as error:
+        raise _Failed(str(error.strerror)) from None
+    with _errors_of(part):
+        part.write_bytes(content)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return error

@@ -21,10 +21,11 @@ import numpy as np
 import torch
 
 from convmixer.config import DataConfig
-from convmixer.data.datasets import Collection, Split, progress
+from convmixer.data.datasets import Collection, Split
 from convmixer.data.images import IMAGE_SUFFIXES, BadImage, decode_images, header, in_threads, read
 from convmixer.errors import InputError
 from convmixer.files import atomic_path, cache_dir, write_atomic
+from convmixer.runtime.progress import progress
 
 if TYPE_CHECKING:
     from rich.console import Console
