@@ -34,7 +34,7 @@ def test_all_that_is_found_is_printed(convmixer: Run, pets: Path) -> None:
     assert [[cell.strip() for cell in row] for row in rows] == [
         ["in [bold]", "5", "1", "2"],
         ["猫", "5", "1", "2"],
-        ["all", "10", "2", "4"],
+        ["all classes", "10", "2", "4"],
     ]
     assert "equal images (same pixels): 2 in 1 group" in out
     assert "train/猫/3.png (猫)" in out

@@ -18,6 +18,7 @@ from convmixer.inference.gallery import MOST, Gallery
 from convmixer.models import create_model
 from convmixer.training import train
 from convmixer.utils.temperature import fit_temperature
+from tests.helpers.cli import Run
 from tests.helpers.runs import tiny_config
 
 CLASSES = ("ant", "bee", "cow")
@@ -138,3 +139,24 @@ def test_without_a_validation_split_no_temperature_is_fitted(tmp_path: Path, dig
     kept = json.loads((tmp_path / "run" / "evaluation_test.json").read_text())
     assert kept["temperature_scaling"] is None
     assert kept["mistakes"]
+
+
+def test_predictions_are_explained_in_a_picture(run: Path, digits: Dataset, convmixer: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, image in enumerate(digits.splits["test"].images[:3, 0].numpy()):
+        Image.fromarray(image).resize((20, 30)).save(folder / f"{i}.png")
+    (folder / "no image.png").write_bytes(b"?")
+    status, out, err = convmixer("predict", run, folder, "--cam", "cam.png")
+    assert status == 2  # one of them is unreadable
+    assert out.count(".png:") == 3
+    assert "Written: cam.png" in err
+    with Image.open("cam.png") as picture:
+        assert picture.size[0] > 1000
+    for flags, message in (
+        ((folder, "--cam", "cam.txt"), "--cam: cam.txt is neither"),
+        (("-", "--cam", "a.png"), "stdin"),
+    ):
+        status, _, err = convmixer("predict", run, *flags)
+        assert status == 2
+        assert message in err

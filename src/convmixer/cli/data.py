@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
-from convmixer.cli.output import ERRORS, print_json
+from convmixer.cli.output import ERRORS, check_figure_file, print_json, print_table
 from convmixer.config import AugmentConfig, DataConfig
-from convmixer.errors import InputError
 from convmixer.presets import run_config
 
 if TYPE_CHECKING:
@@ -71,8 +69,7 @@ class Data:
         from convmixer.data.duplicates import near_duplicates
         from convmixer.data.inspection import inspect
 
-        if self.sheet is not None and self.sheet.suffix.lower() not in (".png", ".svg"):
-            raise InputError(f"--sheet: {self.sheet} is neither a .png nor a .svg file; choose one of these suffixes.")
+        check_figure_file("--sheet", self.sheet)
         config = DataConfig(
             dataset=self.dataset,
             data_dir=self.data_dir,
@@ -133,22 +130,13 @@ def _originals(config: DataConfig, dataset: Dataset) -> Originals | None:
 
 
 def _print_counts(dataset: Dataset, inspection: Inspection) -> None:
-    table = Table("class", *(f"{name} images" for name in inspection.counts))
     columns = list(inspection.counts.values())
-    for name, *numbers in list(zip(dataset.info.classes, *columns, strict=True))[:_CLASSES_SHOWN]:
-        table.add_row(_literal(name), *(f"{number:,}" for number in numbers))
-    if (more := len(dataset.info.classes) - _CLASSES_SHOWN) > 0:
-        rest = [f"{sum(column[_CLASSES_SHOWN:]):,}" for column in columns]
-        table.add_row(f"… {more} more", *rest, style="dim")
-    table.add_section()
-    table.add_row("all", *(f"{sum(column):,}" for column in columns))
-    Console().print(table)
-
-
-def _literal(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+    lines: list[tuple[str, Sequence[int]]] = list(zip(dataset.info.classes, zip(*columns, strict=True), strict=True))
+    if (more := len(lines) - _CLASSES_SHOWN) > 0:
+        lines[_CLASSES_SHOWN:] = [(f"… {more} more", [sum(column[_CLASSES_SHOWN:]) for column in columns])]
+    lines.append(("all classes", [sum(column) for column in columns]))
+    headers = ["class", *(f"{name} images" for name in inspection.counts)]
+    print_table(headers, [[name, *(f"{number:,}" for number in numbers)] for name, numbers in lines])
 
 
 def _print_findings(

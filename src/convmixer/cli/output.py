@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from convmixer.errors import InputError
 
 ERRORS = Console(stderr=True, soft_wrap=True)
 """Progress and messages, on stderr: stdout is for figures."""
@@ -61,3 +64,9 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str | N
     for row in rows:
         table.add_row(*map(Text, row))
     return table
+
+
+def check_figure_file(flag: str, path: Path | None) -> None:
+    """Raises InputError if a figure cannot be written to a file of this name."""
+    if path is not None and path.suffix.lower() not in (".png", ".svg"):
+        raise InputError(f"{flag}: {path} is neither a .png nor a .svg file; choose one of these suffixes.")

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from convmixer.cli.output import ERRORS, print_json
+from convmixer.cli.output import ERRORS, check_figure_file, print_json, print_table
 from convmixer.config import Device, Engine, Precision, Tta
 from convmixer.errors import InputError
 from convmixer.utils.formatting import percent
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from convmixer.inference import RunEvaluation
 
 _MISTAKES = 5  # that are printed; the run directory has more of them
+_EXPLAINED = 48  # images of a --cam
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,9 @@ class Predict:
     """Image files, folders, or - for an image on stdin."""
     top_k: int = 3
     """How many classes to name for each image."""
+    cam: Path | None = None
+    """File, .png or .svg, for a picture of the images (48 at most) with their class activation maps: where in an image
+    the evidence for the predicted class lies."""
     device: Device = "auto"
     """Where to run."""
     json: bool = False
@@ -89,11 +92,17 @@ class Predict:
     def execute(self) -> int:
         """Runs the command; returns the exit status: 2 if an image could not be read."""
         from convmixer.inference import Prediction, load, predict_images
+        from convmixer.inference.gallery import explained
+        from convmixer.utils.visualization import save_figure
 
         if not self.images:
             raise InputError("predict: no image given; name files or folders, or - for stdin.")
         if self.top_k < 1:
             raise InputError(f"--top-k: {self.top_k} is out of range; give at least 1.")
+        check_figure_file("--cam", self.cam)
+        if self.cam is not None and "-" in self.images:
+            raise InputError("--cam: is drawn from files, and stdin is none; save the image to a file.")
+        shown: list[Prediction] = []
         predictor = load(self.run, device=self.device)
         status, out = 0, Console(soft_wrap=True, highlight=False, markup=False)
         for answer in predict_images(predictor, self.images, self.top_k):
@@ -101,12 +110,16 @@ class Predict:
                 ERRORS.print(answer.reason, highlight=False, markup=False)
                 status = 2
                 continue
+            shown += [answer] if len(shown) < _EXPLAINED else []
             ranking = list(zip(answer.classes, answer.probabilities, strict=True))
             if self.json:
                 top = [{"class": name, "probability": p} for name, p in ranking]
                 print(json.dumps({"image": answer.image, "top": top}))
             else:
                 out.print(f"{answer.image}: " + ", ".join(f"{name} {p:.1%}" for name, p in ranking))
+        if self.cam is not None and shown:
+            save_figure(explained(predictor, shown), self.cam)
+            ERRORS.print(f"Written: {self.cam}", highlight=False, markup=False)
         return status
 
 
@@ -123,21 +136,18 @@ def _print_evaluation(evaluation: RunEvaluation) -> None:
     overall.add_row("loss", f"{figures.loss:.4f}")
     overall.add_row("expected calibration error", f"{figures.expected_calibration_error:.4f}")
     if scaling := evaluation.temperature_scaling:
-        fitted = f"{scaling.temperature:.3g}, fitted on {scaling.validation_images:,} validation images"
-        overall.add_row("temperature", fitted)
-        overall.add_row(
-            "with it", f"loss {scaling.loss:.4f}, calibration error {scaling.expected_calibration_error:.4f}"
-        )
+        after = f"loss {scaling.loss:.4f}, calibration error {scaling.expected_calibration_error:.4f}"
+        fitted = f"temperature {scaling.temperature:.3g} from {scaling.validation_images:,} validation images"
+        overall.add_row("temperature scaling", f"{after} ({fitted})")
     overall.add_row("speed", f"{evaluation.images_per_second:.0f} img/s, {evaluation.device} {evaluation.precision}")
     console.print(overall)
-    classes = Table("class", "images", "precision", "recall", "F1")
-    for row in figures.per_class:
-        classes.add_row(Text(row.name), str(row.images), percent(row.precision), percent(row.recall), f"{row.f1:.4f}")
-    console.print(classes)
+    rows = [
+        (row.name, str(row.images), percent(row.precision), percent(row.recall), f"{row.f1:.4f}")
+        for row in figures.per_class
+    ]
+    print_table(("class", "images", "precision", "recall", "F1"), rows)
     if evaluation.gallery and (worst := evaluation.gallery.mistakes[:_MISTAKES]):
         total = evaluation.gallery.total_mistakes
-        table = Table("image", "true", "predicted", "confidence", title=f"most confident of {total:,} mistakes")
-        for case in worst:
-            cells = (case.file or str(case.index), case.true, case.predicted, f"{case.confidence:.1%}")
-            table.add_row(*map(Text, cells))
-        console.print(table)
+        listed = [(c.file or str(c.index), c.true, c.predicted, f"{c.confidence:.1%}") for c in worst]
+        title = f"most confident of {total:,} mistakes"
+        print_table(("image", "true", "predicted", "confidence"), listed, title=title)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -13,7 +14,10 @@ from torch import nn
 
 from convmixer.data import Split
 from convmixer.data.batches import Normalize
+from convmixer.data.images import open_image, prepare_image
 from convmixer.inference.cam import class_activation_map
+from convmixer.inference.predict import Prediction
+from convmixer.inference.torch_predictor import TorchPredictor
 from convmixer.models import ConvMixer
 
 if TYPE_CHECKING:
@@ -117,3 +121,25 @@ class Gallery:
         second = f"The {len(self.uncertain)} least certain images, right or wrong"
         sections = ((first, self.mistakes), (second, self.uncertain))
         return gallery([(heading, [shown(case) for case in cases]) for heading, cases in sections])
+
+
+def explained(predictor: TorchPredictor, predictions: Sequence[Prediction]) -> Figure:
+    """A picture of image files that were predicted, with heat maps of their classes' activation.
+
+    Args:
+        predictor: a ConvMixer.
+        predictions: what it says of at least one file.
+    """
+    from convmixer.utils.image_sheets import JudgedImage, gallery
+
+    wanted, deployed = predictor.input, predictor.deployed
+    pixels = [prepare_image(open_image(p.image), wanted.image_size, wanted.channels) for p in predictions]
+    inputs = deployed.normalize(torch.from_numpy(np.stack(pixels)).to(predictor.device))
+    labels = torch.tensor([predictor.classes.index(p.classes[0]) for p in predictions], device=predictor.device)
+    assert isinstance(deployed.model, ConvMixer)
+    maps = class_activation_map(deployed.model, inputs, labels).cpu().numpy()
+    shown = [
+        JudgedImage(image, Path(p.image).name, f"{p.classes[0]} {p.probabilities[0]:.1%}", activation)
+        for p, image, activation in zip(predictions, pixels, maps, strict=True)
+    ]
+    return gallery([(f"{predictor.name}: predicted classes, and where the evidence for them lies", shown)])
