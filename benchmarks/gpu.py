@@ -90,7 +90,7 @@ def bench(
 
     def command(options: Options, name: str) -> list[str]:
         small = (*tiny, "--image-size", "8", "--batch-sizes", "2", "--rounds", "1")
-        where = ["--device", options.device, "--json", str(options.raw / f"{name}.json")]
+        where = ["--device", options.device, "--out", str(options.raw / f"{name}.json")]
         where += ["--plot", str(options.out / "bench" / f"{name}.png")] if picture else []
         return [*PROGRAM, "bench", *where, *arguments, *(small if options.tiny else ())]
 
@@ -172,7 +172,7 @@ def one_run(part: str, model: str, recipe: str, epochs: int) -> Slice:
 
 
 def bench_records(options: Options, name: str) -> list[dict[str, Any]]:
-    """The records of ``convmixer bench --json``."""
+    """The records that ``convmixer bench`` wrote."""
     records: list[dict[str, Any]] = read(options.raw / f"{name}.json", [])
     return [{"slice": name, **{key: rounded(value) for key, value in record.items()}} for record in records]
 

@@ -1,6 +1,7 @@
 """The `reference` recipe as a plain script, to compare with: one nn.Sequential, Pillow in worker processes, one loop.
 
-It shares nothing with the package but the folder it reads, PATH/train/<class>/* and PATH/test/<class>/*:
+It shares RandAugment on Pillow images with the benchmark, and nothing else with the package. It reads the folder
+PATH/train/<class>/* and PATH/test/<class>/*:
 
     python benchmarks/plain_script.py PATH --dim 128 --depth 4 --patch-size 4 --kernel-size 5 --epochs 3
 
@@ -18,12 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageOps
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from convmixer.bench.pillow import rand_augment
+
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
-MAGNITUDE, BINS = 12, 31  # RandAugment(n=2, m=12) with torchvision's 31 bins
 
 
 class Residual(nn.Module):
@@ -52,37 +54,6 @@ def conv_mixer(dim: int, depth: int, kernel_size: int, patch_size: int, n_classe
     patches = nn.Conv2d(3, dim, patch_size, patch_size)
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(dim, n_classes)]
     return nn.Sequential(*normalised(patches), *(block() for _ in range(depth)), *head)
-
-
-def shift(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
-    """Affine transform with nearest neighbours and black outside."""
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST)
-
-
-def rand_augment(image: Image.Image) -> Image.Image:
-    """Two random operations at a fixed magnitude, with random signs (arXiv 1909.13719)."""
-    level = MAGNITUDE / (BINS - 1)
-    for _ in range(2):
-        sign = random.choice((-1, 1))
-        slope, colour, move = 0.3 * level * sign, 1 + 0.9 * level * sign, int(150 / 331 * image.width * level * sign)
-        operations = (
-            lambda x: x,
-            lambda x, s=slope: shift(x, (1, s, 0, 0, 1, 0)),
-            lambda x, s=slope: shift(x, (1, 0, 0, s, 1, 0)),
-            lambda x, m=move: shift(x, (1, 0, -m, 0, 1, 0)),
-            lambda x, m=move: shift(x, (1, 0, 0, 0, 1, -m)),
-            lambda x, s=sign: x.rotate(30 * level * s),
-            lambda x, c=colour: ImageEnhance.Brightness(x).enhance(c),
-            lambda x, c=colour: ImageEnhance.Color(x).enhance(c),
-            lambda x, c=colour: ImageEnhance.Contrast(x).enhance(c),
-            lambda x, c=colour: ImageEnhance.Sharpness(x).enhance(c),
-            lambda x: ImageOps.posterize(x, 8 - round(4 * level)),
-            lambda x: ImageOps.solarize(x, int(255 * (1 - level))),
-            ImageOps.autocontrast,
-            ImageOps.equalize,
-        )
-        image = random.choice(operations)(image)
-    return image
 
 
 class Folder(Dataset[tuple[torch.Tensor, int]]):

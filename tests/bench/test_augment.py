@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+import sys
+import types
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -35,7 +37,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_records_of_a_small_run(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = "--what augment --models convmixer --batch-sizes 8 --image-size 8 --rounds 2 --threads 1 --device cpu"
     with pytest.raises(SystemExit) as stop:
-        main(["bench", *arguments.split(), "--json", str(tmp_path / "records.json")])
+        main(["bench", *arguments.split(), "--out", str(tmp_path / "records.json")])
     assert stop.value.code == 0
     (record,) = json.loads((tmp_path / "records.json").read_text())
     assert (record["what"], record["model"], record["device"]) == ("augment", "convmixer", "cpu")
@@ -118,7 +120,7 @@ def test_both_pipelines_have_the_same_distribution() -> None:
 def test_images_are_normalised_and_erased() -> None:
     random.seed(0)
     levels = np.full((400, 8, 8, 3), 255, dtype=np.uint8)
-    images = pillow.PillowImages(levels, [7] * 400, (0.5,) * 3, (0.25,) * 3)
+    images = pillow.RivalImages(levels, [7] * 400, pillow.PillowTransform((0.5,) * 3, (0.25,) * 3))
     assert len(images) == 400
     pixels = torch.stack([images[index][0] for index in range(400)])
     assert pixels.shape == (400, 3, 8, 8)
@@ -136,3 +138,37 @@ def test_images_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     image = picture_batch(0, 3, 9, 1)[0]
     assert torch.equal(from_pillow(pillow.augmented(to_pillow(image))), image)
     assert isinstance(to_pillow(image), Image.Image)
+
+
+def test_torchvision_is_the_rival_where_it_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its transforms by name and argument, in their order; a stand-in, as it needs its own version of PyTorch."""
+    made: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+
+    def stand_in(name: str) -> Callable[..., str]:
+        def make(*arguments: Any, **options: Any) -> str:
+            made.append((name, arguments, options))
+            return name
+
+        return make
+
+    names = ("RandomCrop", "RandomHorizontalFlip", "RandAugment", "ToTensor", "Normalize", "RandomErasing")
+    module: Any = types.ModuleType("torchvision")
+    module.transforms = types.SimpleNamespace(Compose=tuple, **{name: stand_in(name) for name in names})
+    monkeypatch.setitem(sys.modules, "torchvision", module)
+    transform: Any
+    name, transform = pillow.rival_transform(32, (0.5,) * 3, (0.25,) * 3)
+    assert (name, list(transform)) == ("torchvision", list(names))
+    assert made[0] == ("RandomCrop", (32,), {"padding": 4})
+    assert made[2] == ("RandAugment", (2, 12), {})
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    assert pillow.rival_transform(32, (0.5,), (0.25,)) == ("Pillow", pillow.PillowTransform((0.5,), (0.25,)))
+
+
+def test_torchvision_has_the_same_distribution() -> None:
+    pytest.importorskip("torchvision", reason="needs torchvision", exc_type=Exception)
+    image, count = to_pillow(picture_batch(0, 3, 16, 1)[0]), 6000
+    name, theirs = pillow.rival_transform(16, (0.5,) * 3, (0.25,) * 3)
+    assert name == "torchvision"
+    ours = pillow.PillowTransform((0.5,) * 3, (0.25,) * 3)
+    means = [torch.stack([pipeline(image) for _ in range(count)]).mean(0) for pipeline in (theirs, ours)]
+    assert (means[0] - means[1]).abs().max() < 5 * 2 * (2 / count) ** 0.5

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
 from convmixer.bench import compare, roofline
-from convmixer.bench.compare import bench, explain, format_table, roofline_panels, write_json
+from convmixer.bench.compare import bench, explain, format_table, roofline_panels, to_json
 from convmixer.bench.competitors import interleave
 from convmixer.bench.settings import REFERENCE, REFERENCE_FP16, SETTINGS, BenchConfig
 from convmixer.bench.step import Job, build, step_of
@@ -29,7 +28,7 @@ def job(what: str = "train", setting: str = "plain", device: str = "cpu", image_
 
 
 @pytest.mark.slow
-def test_records_of_a_small_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_of_a_small_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
     monkeypatch.setenv("CONVMIXER_NATIVE", "0")
@@ -53,9 +52,8 @@ def test_records_of_a_small_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert all(r.gemm_flops_per_second > r.flops_per_second > 0 and r.bytes_per_second > 0 for r in records)
     assert {r.limited_by for r in records} == {"ONEDNN_MAX_CPU_ISA=AVX2 CONVMIXER_NATIVE=0"}
     assert "CONVMIXER_NATIVE=0" in format_table(records)
-    write_json(records, tmp_path / "records.json")
     wanted = "what model kernel_size batch_size engine setting images_per_second ratio_to_plain peak_bytes"
-    assert set(wanted.split()) <= set(json.loads((tmp_path / "records.json").read_text())[0])
+    assert set(wanted.split()) <= set(json.loads(to_json(records))[0])
     assert "fast+bf16" in format_table(records)
     (panel,) = roofline_panels(records)
     assert {(point.name, point.ours) for point in panel.points} == {("plain", False), ("fast+bf16", True)}

@@ -1,4 +1,4 @@
-"""How fast training images are prepared here and by Pillow in worker processes, and how long a model waits for them."""
+"""Speed of preparing training images here and by torchvision or Pillow in workers, and how long a model waits."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from convmixer.bench.compare import chosen_kind
-from convmixer.bench.pillow import ERASING, MAGNITUDE, PADDING, STEPS, PillowImages
+from convmixer.bench.pillow import ERASING, MAGNITUDE, PADDING, STEPS, RivalImages, rival_transform
 from convmixer.bench.settings import BenchConfig
+from convmixer.bench.timing import Machine, this_machine
 from convmixer.config import AugmentConfig
 from convmixer.data import Dataset, DatasetInfo, Split
 from convmixer.data.augment import Augment
 from convmixer.data.batches import Normalize, TrainBatches
 from convmixer.presets import run_config
 from convmixer.runtime.allocator import prepared_cpu
-from convmixer.runtime.device import device_name
 from convmixer.training.build import new_model
 from convmixer.training.loop import TrainingLoop
 
@@ -57,7 +57,7 @@ class AugmentRecord:
     fastest: float
     """Images per second in the slowest and in the fastest round."""
     pillow_images_per_second: float
-    """The same for Pillow images in worker processes."""
+    """The same for Pillow images, one at a time, in worker processes."""
     pillow_slowest: float
     pillow_fastest: float
     pillow_workers: int
@@ -68,13 +68,9 @@ class AugmentRecord:
     step_seconds: float
     """A whole training step, waiting included."""
     wait_share: float
-    device: str
-    """cpu or cuda."""
-    device_name: str
-    threads: int
-    """Of the CPU."""
-    torch: str
-    """Version."""
+    machine: Machine
+    rival: str = "Pillow"
+    """torchvision, whose transforms work on Pillow images, or the same on Pillow alone."""
 
 
 def bench_augment(config: BenchConfig, progress: Callable[[str], object] = lambda _: None) -> list[AugmentRecord]:
@@ -106,8 +102,9 @@ def _records(
     augment = Augment(REFERENCE, mean=info.mean, mirror=info.mirror)
     ours = TrainBatches(split, batch_size, 0, augment, Normalize(info, device), device)
     part = images[: max(_PILLOW_IMAGES, batch_size)].permute(0, 2, 3, 1).contiguous().numpy()
+    name, transform = rival_transform(config.image_size, info.mean, info.std)
     pillow = DataLoader(
-        PillowImages(part, labels[: len(part)].tolist(), info.mean, info.std),
+        RivalImages(part, labels[: len(part)].tolist(), transform),
         batch_size,
         drop_last=True,
         num_workers=WORKERS,
@@ -142,10 +139,8 @@ def _records(
             wait_seconds=wait,
             step_seconds=step,
             wait_share=wait / step,
-            device=device.type,
-            device_name=device_name(device),
-            threads=torch.get_num_threads(),
-            torch=torch.__version__,
+            machine=this_machine(device, torch.get_num_threads()),
+            rival=name,
         )
 
 
@@ -239,18 +234,18 @@ def format_table(records: Sequence[AugmentRecord]) -> str:
     for size in dict.fromkeys(record.batch_size for record in records):
         group = [record for record in records if record.batch_size == size]
         first = group[0]
-        lines.append(f"augment {first.image_size}×{first.image_size}, batch {size}, {first.device_name}")
+        lines.append(f"augment {first.image_size}×{first.image_size}, batch {size}, {first.machine.device_name}")
         rows = [
             ("batched", first.images_per_second, first.slowest, first.fastest, first.ratio_to_pillow),
             (
-                f"Pillow, {WORKERS} workers",
+                f"{first.rival}, {WORKERS} workers",
                 first.pillow_images_per_second,
                 first.pillow_slowest,
                 first.pillow_fastest,
                 1,
             ),
         ]
-        lines.append(f"  {'pipeline':24} {'img/s':>9} {'(range)':>19} {'÷ Pillow':>9}")
+        lines.append(f"  {'pipeline':24} {'img/s':>9} {'(range)':>19} {'÷ rival':>9}")
         for name, rate, slowest, fastest, ratio in rows:
             lines.append(f"  {name:24} {rate:9.0f} {f'({slowest:.0f}-{fastest:.0f})':>19} {ratio:9.2f}")
         lines.append(f"  {'training step':24} {'ms':>9} {'waiting, ms':>19} {'share':>9}")

@@ -8,7 +8,6 @@ import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,11 +16,11 @@ from convmixer.bench import roofline, timing
 from convmixer.bench.competitors import Measurement, interleave
 from convmixer.bench.settings import REFERENCE, REFERENCE_FP16, BenchConfig, Kind, Storage
 from convmixer.bench.step import Job, step_of
+from convmixer.bench.timing import Machine, this_machine
 from convmixer.config import PerBlock
 from convmixer.errors import InputError
-from convmixer.files import write_atomic
 from convmixer.kernels import dispatch
-from convmixer.runtime.device import choose_device, device_name
+from convmixer.runtime.device import choose_device
 from convmixer.utils.bench_figures import RooflinePanel, RooflinePoint
 
 if TYPE_CHECKING:
@@ -58,13 +57,7 @@ class Record:
     dim: int
     depth: int
     image_size: int
-    device: str
-    """cpu or cuda."""
-    device_name: str
-    threads: int
-    """Of the CPU."""
-    torch: str
-    """Version."""
+    machine: Machine
     flops_per_second: float
     """2 · multiply-adds of convolutions and linear layers, three times that for training, by the median time."""
     flops_per_byte: float
@@ -78,18 +71,17 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """The device, and what it can do."""
+class Limits:
+    """What the machine itself reaches."""
 
     kind: Kind
-    name: str
-    threads: int
+    machine: Machine
     gemm_flops_per_second: dict[Storage, float]
     """By precision."""
     bytes_per_second: float
 
     @classmethod
-    def measured(cls, config: BenchConfig) -> Machine:
+    def measured(cls, config: BenchConfig) -> Limits:
         """The device that ``config`` asks for, in the precisions of its settings."""
         kind = chosen_kind(config)
         device, threads, before = torch.device(kind), config.threads or torch.get_num_threads(), torch.get_num_threads()
@@ -101,7 +93,7 @@ class Machine:
         finally:
             torch.set_num_threads(before)
             timing.Memory(device).restart()
-        return cls(kind, device_name(device), threads, gemm, copied)
+        return cls(kind, this_machine(device, threads), gemm, copied)
 
 
 def chosen_kind(config: BenchConfig) -> Kind:
@@ -122,25 +114,26 @@ def bench(config: BenchConfig, progress: Callable[[str], object] = lambda _: Non
     Raises:
         InputError: no such device, settings that do not exist there, or sizes at which plain does not run.
     """
-    machine = Machine.measured(config)
-    names = list(config.chosen(machine.kind))
+    limits = Limits.measured(config)
+    kind, threads = limits.kind, limits.machine.threads
+    names = list(config.chosen(kind))
     groups = [
-        [Job.of_preset(what, model, size, config.image_size, name, machine.kind, machine.threads) for name in names]
+        [Job.of_preset(what, model, size, config.image_size, name, kind, threads) for name in names]
         for what in config.work
         for model in config.models
         for size in config.batch_sizes
     ]
-    at_once = max(1, _PROCESSES // len(names)) if machine.kind == "cuda" else 1
+    at_once = max(1, _PROCESSES // len(names)) if kind == "cuda" else 1
     records: list[Record] = []
     for start in range(0, len(groups), at_once):
         some = groups[start : start + at_once]
         measured = interleave(some, config.rounds, config.time_limit, progress)
         for jobs, results in zip(some, measured, strict=True):
-            records += _records(jobs, results, machine)
+            records += _records(jobs, results, limits)
     return records
 
 
-def _records(jobs: Sequence[Job], measured: Sequence[Sequence[Measurement]], machine: Machine) -> list[Record]:
+def _records(jobs: Sequence[Job], measured: Sequence[Sequence[Measurement]], limits: Limits) -> list[Record]:
     times = {job.setting: [seconds for seconds, _ in rounds] for job, rounds in zip(jobs, measured, strict=True)}
     if not times[REFERENCE]:
         raise InputError(
@@ -172,14 +165,11 @@ def _records(jobs: Sequence[Job], measured: Sequence[Sequence[Measurement]], mac
                 dim=sizes.dim,
                 depth=sizes.depth,
                 image_size=job.image_size,
-                device=machine.kind,
-                device_name=machine.name,
-                threads=machine.threads,
-                torch=torch.__version__,
+                machine=limits.machine,
                 flops_per_second=work / median,
                 flops_per_byte=work / roofline.least_bytes(job),
-                gemm_flops_per_second=machine.gemm_flops_per_second[job.how.precision],
-                bytes_per_second=machine.bytes_per_second,
+                gemm_flops_per_second=limits.gemm_flops_per_second[job.how.precision],
+                bytes_per_second=limits.bytes_per_second,
                 limited_by=" ".join(f"{name}={os.environ[name]}" for name in _LIMITS if os.environ.get(name)),
             )
         )
@@ -187,7 +177,7 @@ def _records(jobs: Sequence[Job], measured: Sequence[Sequence[Measurement]], mac
 
 
 def _ratio(reference: Sequence[float], seconds: Sequence[float]) -> float:
-    """Median of the rounds' speeds as multiples of the reference's."""
+    """Median over rounds of the speed relative to the reference."""
     return statistics.median(r / s for r, s in zip(reference, seconds, strict=True))
 
 
@@ -219,7 +209,7 @@ def format_table(records: Sequence[Record]) -> str:
         group = [r for r in records if (r.what, r.model, r.batch_size) == key]
         fp16 = any(r.ratio_to_plain_fp16 is not None for r in group)
         limits = f", {group[0].limited_by}" if group[0].limited_by else ""
-        lines.append(f"{key[0]} {key[1]}, batch {key[2]}, {group[0].device_name}{limits}")
+        lines.append(f"{key[0]} {key[1]}, batch {key[2]}, {group[0].machine.device_name}{limits}")
         heads = ["setting", "img/s", "(range)", "÷ plain", *(["÷ plain+fp16"] if fp16 else []), "GEMM peak", "memory"]
         rows = [heads]
         for r in sorted(group, key=lambda r: -r.images_per_second):
@@ -234,9 +224,13 @@ def format_table(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
-def write_json(records: Sequence[DataclassInstance], path: Path) -> None:
-    """A list of the records as objects."""
-    write_atomic(path, json.dumps([dataclasses.asdict(record) for record in records], indent=1) + "\n")
+def to_json(records: Sequence[DataclassInstance]) -> str:
+    """A list of flat objects: the machine's fields stand among those of each record."""
+    rows = []
+    for record in records:
+        row = dataclasses.asdict(record)
+        rows.append({**row, **row.pop("machine")})
+    return json.dumps(rows, indent=1) + "\n"
 
 
 def roofline_panels(records: Sequence[Record]) -> list[RooflinePanel]:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import queue
-import subprocess
-import sys
-import threading
+import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -15,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from convmixer.bench.step import Job
+from convmixer.bench.worker import serve
 
 Measurement = tuple[float, int]
 """Seconds of a step, and the peak of memory in bytes."""
@@ -28,58 +24,42 @@ class _Worker:
     def __init__(self, job: Job, time_limit: float) -> None:
         self.job, self.time_limit = job, time_limit
         self.skipped = ""
-        command = [sys.executable, "-W", "ignore", "-m", "convmixer.bench.worker", job.to_json()]
-        environment = dict(os.environ)
-        if job.device == "cuda":  # many processes compile side by side: none needs helpers of its own
-            environment.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._listener = threading.Thread(target=self._listen, daemon=True)
-        self._listener.start()
+        context = multiprocessing.get_context("spawn")
+        self.connection, other_end = context.Pipe()
+        self.process = context.Process(target=serve, args=(job, other_end))
+        self.process.start()
+        other_end.close()
 
     def begin_warm_up(self) -> None:
         self._deadline = time.monotonic() + self.time_limit
         self._request()
 
     def wait_until_warm(self) -> None:
-        answer = self._answer(self._deadline)
-        self.skipped = self.skipped or str(answer.get("skip", ""))
+        self.skipped = self._answer(self._deadline) or self.skipped
 
     def measure(self) -> Measurement | None:
         """None if it failed, or before; ``skipped`` says why."""
         if self.skipped:
             return None
         self._request()
-        answer = self._answer(time.monotonic() + self.time_limit)
-        return None if self.skipped else (float(answer["seconds"]), int(answer["peak_bytes"]))
+        measurement: Measurement | None = self._answer(time.monotonic() + self.time_limit)
+        return measurement
 
     def _request(self) -> None:
-        assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # it has ended: there will be no answer
-            self.process.stdin.write("\n")
-            self.process.stdin.flush()
+        with suppress(OSError):  # it has ended: there will be no answer
+            self.connection.send(None)
 
-    def _answer(self, deadline: float) -> dict[str, Any]:
+    def _answer(self, deadline: float) -> Any:
+        """None if there is none in time."""
         try:
-            line = self._answers.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
+            if self.connection.poll(max(0.0, deadline - time.monotonic())):
+                return self.connection.recv()
             self.process.kill()
             self.skipped = f"it took more than {self.time_limit:g} s"
-            return {}
-        if not line:
-            self.skipped = f"its process ended with status {self.process.wait()}; see its messages"
-            return {}
-        content: dict[str, Any] = json.loads(line)
-        return content
-
-    def _listen(self) -> None:
-        assert self.process.stdout is not None
-        with self.process.stdout as answers:
-            for line in answers:
-                self._answers.put(line)
-        self._answers.put("")
+        except (EOFError, OSError):
+            self.process.join()
+            self.skipped = f"its process ended with status {self.process.exitcode}; see its messages"
+        return None
 
     def __enter__(self) -> Self:
         return self
@@ -89,11 +69,8 @@ class _Worker:
     ) -> None:
         if error is not None:
             self.process.kill()
-        assert self.process.stdin is not None
-        with suppress(BrokenPipeError):
-            self.process.stdin.close()  # upon which it ends
-        self.process.wait()
-        self._listener.join()
+        self.connection.close()  # upon which it ends
+        self.process.join()
 
 
 def interleave(

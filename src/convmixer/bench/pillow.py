@@ -1,4 +1,4 @@
-"""The reference augmentation on one Pillow image at a time, as scripts with worker processes have it.
+"""The rival of batched augmentation: one Pillow image at a time, as scripts with worker processes do it.
 
 Crop, flip, RandAugment 2/12, normalisation and random erasing, in the order and with the rules of torchvision's
 transforms.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -57,16 +59,19 @@ def _operation(image: Image.Image, number: int, sign: int) -> Image.Image:
             return ImageOps.equalize(image)
 
 
+def rand_augment(image: Image.Image) -> Image.Image:
+    """RandAugment (arXiv 1909.13719): random operations with random signs, all of one magnitude."""
+    for _ in range(STEPS):
+        image = _operation(image, random.randrange(14), random.choice((-1, 1)))
+    return image
+
+
 def augmented(image: Image.Image) -> Image.Image:
     """Crop, flip and RandAugment."""
     size = image.width
     left, top = random.randint(0, 2 * PADDING), random.randint(0, 2 * PADDING)
     image = ImageOps.expand(image, border=PADDING, fill=0).crop((left, top, left + size, top + size))
-    if random.random() < 0.5:
-        image = ImageOps.mirror(image)
-    for _ in range(STEPS):
-        image = _operation(image, random.randrange(14), random.choice((-1, 1)))
-    return image
+    return rand_augment(ImageOps.mirror(image) if random.random() < 0.5 else image)
 
 
 def erase(pixels: torch.Tensor) -> None:
@@ -84,26 +89,50 @@ def erase(pixels: torch.Tensor) -> None:
             return
 
 
-class PillowImages(Dataset[tuple[torch.Tensor, int]]):
-    """Augmented and normalised images with their labels, one at a time.
+Transform = Callable[[Image.Image], torch.Tensor]
 
-    Args:
-        images: (N, H, H, 3) uint8.
-        labels: (N,) int64.
-        mean: of each channel, on a scale of 0 to 1.
-        std: likewise.
-    """
 
-    def __init__(self, images: np.ndarray, labels: list[int], mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        self.images, self.labels = images, labels
-        self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+@dataclass(frozen=True)
+class PillowTransform:
+    """The whole pipeline on Pillow alone; ``mean`` and ``std`` of each channel on a scale of 0 to 1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """(C, H, H) float32: augmented, normalised, erased."""
+        levels = torch.from_numpy(np.asarray(augmented(image), dtype=np.float32)).permute(2, 0, 1)
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        pixels = levels.contiguous().div_(255).sub_(mean).div_(std)
+        erase(pixels)
+        return pixels
+
+
+def rival_transform(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[str, Transform]:
+    """The name of the rival and its pipeline: torchvision's if it can be imported, else the same on Pillow alone."""
+    try:
+        from torchvision import transforms
+    except Exception:  # beside another version of PyTorch it raises RuntimeError
+        return "Pillow", PillowTransform(mean, std)
+    steps = [
+        transforms.RandomCrop(size, padding=PADDING),
+        transforms.RandomHorizontalFlip(),
+        transforms.RandAugment(STEPS, MAGNITUDE),
+        transforms.ToTensor(),
+        transforms.Normalize(mean, std),
+        transforms.RandomErasing(ERASING),
+    ]
+    return "torchvision", transforms.Compose(steps)
+
+
+class RivalImages(Dataset[tuple[torch.Tensor, int]]):
+    """Images (N, H, H, 3) uint8 with their labels, transformed one at a time."""
+
+    def __init__(self, images: np.ndarray, labels: list[int], transform: Transform) -> None:
+        self.images, self.labels, self.transform = images, labels, transform
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        image = augmented(Image.fromarray(self.images[index]))
-        levels = torch.from_numpy(np.asarray(image, dtype=np.float32)).permute(2, 0, 1)
-        pixels = levels.contiguous().div_(255).sub_(self.mean).div_(self.std)
-        erase(pixels)
-        return pixels, self.labels[index]
+        return self.transform(Image.fromarray(self.images[index])), self.labels[index]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
@@ -47,16 +45,6 @@ class Job:
         """The setting itself."""
         return SETTINGS[self.setting]
 
-    def to_json(self) -> str:
-        """As :meth:`from_json` reads it."""
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """What :meth:`to_json` wrote."""
-        fields = json.loads(text)
-        return cls(**{**fields, "architecture": ModelConfig(**fields["architecture"])})
-
 
 def build(job: Job) -> torch.nn.Module:
     """The network of a job on its device. Raises ImportError where it needs a library that is not installed."""
@@ -83,7 +71,7 @@ def step_of(job: Job, model: torch.nn.Module | None = None) -> Callable[[], obje
 
     Args:
         job: what it does.
-        model: the job's network, where the caller has built it.
+        model: the job's network, if already built.
     """
     device, dtype = torch.device(job.device), getattr(torch, job.how.precision)
     model = model or build(job)

@@ -17,10 +17,11 @@ from convmixer.bench import roofline, timing
 from convmixer.bench.compare import chosen_kind
 from convmixer.bench.settings import BenchConfig, Storage
 from convmixer.bench.step import Job, build, step_of
+from convmixer.bench.timing import Machine, this_machine
 from convmixer.config import ModelConfig, PerBlock
 from convmixer.models import ConvMixer
 from convmixer.runtime.allocator import prepared_cpu
-from convmixer.runtime.device import autocast, device_name
+from convmixer.runtime.device import autocast
 
 _SMALL = ModelConfig(dim=64, depth=2, kernel_size=5, patch_size=2)
 _SECONDS = 0.05  # of a measurement, at least
@@ -85,10 +86,7 @@ class SweepRecord:
     """plain or fast."""
     fast_flops_per_second: float
     """As in :class:`convmixer.bench.compare.Record`."""
-    device: str
-    device_name: str
-    threads: int
-    torch: str
+    machine: Machine
 
 
 def sweep(
@@ -152,10 +150,7 @@ def _measured(job: Job, axis: str, value: int, precision: Storage, rounds: int) 
         auto_ratio=statistics.median(p / a for p, _, a in taken),
         auto_runs_as=_runs_as(models[-1], jobs[-1]),
         fast_flops_per_second=roofline.flops(job) / job.batch_size * fast,
-        device=job.device,
-        device_name=device_name(device),
-        threads=job.threads,
-        torch=torch.__version__,
+        machine=this_machine(device, job.threads),
     )
 
 

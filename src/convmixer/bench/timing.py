@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from convmixer.runtime.allocator import tune_allocator
+from convmixer.runtime.device import device_name
 
 MEASURE_SECONDS = 0.2  # a measurement repeats the step for this long, or
 _FEWEST, _MOST = {"cpu": 1, "cuda": 5}, 200  # at least and at most this often
@@ -51,6 +53,24 @@ def warm_up(step: Callable[[], object], device: torch.device, measure_seconds: f
     for _ in range(_WARM_UP[device.type]):
         seconds = seconds_of(step, 1, device)
     return max(_FEWEST[device.type], min(_MOST, math.ceil(measure_seconds / seconds)))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a record was measured."""
+
+    device: str
+    """cpu or cuda."""
+    device_name: str
+    threads: int
+    """Of the CPU."""
+    torch: str
+    """Version."""
+
+
+def this_machine(device: torch.device, threads: int) -> Machine:
+    """What a record says of this machine."""
+    return Machine(device.type, device_name(device), threads, torch.__version__)
 
 
 class Memory:

@@ -1,17 +1,15 @@
-"""One competitor in a process of its own: ``python -m convmixer.bench.worker JOB``, JOB a :class:`Job` as JSON.
-
-It answers each line that it reads with a line. To the first, ``{"ready": true}`` once the network is built and warm, or
-``{"skip": why}`` if the setting does not work here; to all others ``{"seconds": …, "peak_bytes": …}`` of a measurement.
-"""
+"""One competitor in a process of its own."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
 
 import torch
 
@@ -61,25 +59,27 @@ class Competitor:
         return timing.seconds_of(step, self.steps, self.device), self.memory.peak_bytes()
 
 
-def main() -> None:
-    """Serves measurements on standard input and output."""
-    with os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1) as answers:
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
-        competitor = Competitor(Job.from_json(sys.argv[1]))
-        sys.stdin.readline()
+def serve(job: Job, requests: Connection) -> None:
+    """The main function of a competitor's process: answers every request until the other end is closed.
+
+    The first answer is "" once the network is built and warm, or why the setting does not work here; all others are
+    measurements.
+    """
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no result
+    warnings.simplefilter("ignore")
+    if job.device == "cuda":  # many processes compile side by side: none needs helpers of its own
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    competitor = Competitor(job)
+    with suppress(EOFError):
+        requests.recv()
         try:
             competitor.become_ready()
         except Exception as error:
             if not isinstance(error, ImportError):
                 traceback.print_exc()
-            why = str(error).strip().partition("\n")[0]
-            answers.write(json.dumps({"skip": f"{type(error).__name__}: {why}"}) + "\n")
+            requests.send(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
             return
-        answers.write(json.dumps({"ready": True}) + "\n")
-        for _ in sys.stdin:
-            seconds, peak_bytes = competitor.measure()
-            answers.write(json.dumps({"seconds": seconds, "peak_bytes": peak_bytes}) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+        requests.send("")
+        while True:
+            requests.recv()
+            requests.send(competitor.measure())

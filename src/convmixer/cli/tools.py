@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from convmixer.bench.settings import BenchConfig
-from convmixer.cli.output import ERRORS, print_json
+from convmixer.cli.output import ERRORS, print_json, print_table
 from convmixer.config import per_block_text
 from convmixer.errors import InputError
+from convmixer.files import write_atomic
 from convmixer.parts.branches import BRANCHES
 from convmixer.parts.heads import HEADS
 
@@ -64,15 +65,17 @@ class Bench:
     """Instead of measuring, list which operation of the fast engine runs as what on this machine."""
     sweep: tuple[Literal["all", "batch_size", "depth", "dim", "image_size", "kernel_size"], ...] = ()
     """Instead of comparing competitors, measure how the engines' speed changes with these sizes of a small network."""
-    json: Path | None = None
-    """File to write the records to."""
+    json: bool = False
+    """Print the records as JSON."""
+    out: Path | None = None
+    """File to write the records to, as JSON."""
     plot: Path | None = None
     """File, .png or .svg, for a picture: what the competitors reach under the machine's measured limits."""
 
     def execute(self) -> int:
         """Runs the command; returns the exit status."""
         from convmixer.bench import augment
-        from convmixer.bench.compare import bench, explain, format_table, roofline_panels, write_json
+        from convmixer.bench.compare import bench, explain, format_table, roofline_panels, to_json
         from convmixer.bench.sweep import AXES, format_sweep, sweep
         from convmixer.utils.bench_figures import roofline
         from convmixer.utils.visualization import save_figure
@@ -85,28 +88,32 @@ class Bench:
             raise InputError("--what: --plot, --sweep and --explain are about networks; add train or infer to augment.")
 
         if self.explain:
-            table = Table("what", "model", "setting", "operation", "runs as", "calls")
-            for row in explain(self.config):
-                table.add_row(*map(str, row))
-            Console().print(table)
+            headers = ("what", "model", "setting", "operation", "runs as", "calls")
+            rows = explain(self.config)
+            if self.json:
+                print_json([dict(zip(headers, row, strict=True)) for row in rows])
+            else:
+                print_table(headers, [[str(cell) for cell in row] for row in rows])
             return 0
 
         def progress(text: str) -> None:
             ERRORS.print(f"bench: {text}", highlight=False, markup=False)
 
         records: list[Any] = []
+        table = ""
         if self.sweep:
             records += sweep(self.config, list(AXES) if "all" in self.sweep else self.sweep, progress=progress)
-            print(format_sweep(records))
+            table = format_sweep(records)
         elif self.config.work:
             records += bench(self.config, progress)
-            print(format_table(records))
+            table = format_table(records)
             if self.plot is not None:
                 save_figure(roofline(roofline_panels(records)), self.plot)
         if "augment" in self.config.what:
             prepared = augment.bench_augment(self.config, progress)
             records += prepared
-            print(augment.format_table(prepared))
-        if self.json is not None:
-            write_json(records, self.json)
+            table = "\n".join(filter(None, (table, augment.format_table(prepared))))
+        print(to_json(records) if self.json else f"{table}\n", end="")
+        if self.out is not None:
+            write_atomic(self.out, to_json(records))
         return 0
