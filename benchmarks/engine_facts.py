@@ -56,7 +56,7 @@ def seconds_to_load(rounds: int) -> tuple[float, float]:
 def gelu_errors(points: int) -> tuple[float, float]:
     """Largest absolute errors of GELU and of its derivative in float32 between -10 and 10, to PyTorch's in float64.
 
-    Both are what the fused operations compute: the normalisation beside the activation is made the identity.
+    Both are computed by the fused operations, with the identity as normalisation.
     """
     u = torch.linspace(-10.0, 10.0, points).repeat(2, 1)
     zero, one = torch.zeros(2), torch.ones(2)

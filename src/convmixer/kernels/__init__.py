@@ -1,1 +1,1 @@
-"""Pure tensor functions on channel-major activations: a plain reference beside each fast one, and the choice."""
+"""Pure tensor functions on channel-major activations: one ``Backend`` protocol, its implementations, and the choice."""

@@ -1,7 +1,7 @@
 """Building and loading of the native kernels.
 
-They are C++ without any headers but the standard library's, so that the machine's own compiler builds them in a few
-seconds at first use. The result is kept per user, under ``CONVMIXER_CACHE`` or the platform's cache folder, by a hash
+They are C++ without any headers but the standard library's: the machine's own compiler builds them in a few seconds at
+first use. The result is kept per user, under ``CONVMIXER_CACHE`` or the platform's cache folder, by a hash
 of the sources, the compiler and the flags.
 """
 
@@ -36,7 +36,7 @@ _INSTRUCTION_SETS = {
 
 
 class BuildError(RuntimeError):
-    """The native kernels cannot be had on this machine; the message says why in one line."""
+    """The native kernels are unavailable on this machine; the message says why in one line."""
 
 
 def instruction_set() -> str:

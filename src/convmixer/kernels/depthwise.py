@@ -1,7 +1,7 @@
 """Depthwise convolution in plain PyTorch on channel-major tensors, in two forms that give the same numbers.
 
 *Direct*: PyTorch's own grouped convolution. *Banded*: each channel's convolution is a product with an H·W × H·W band
-matrix, so that all channels are one batched matrix product; more arithmetic, but often at a speed that PyTorch's CPU
+matrix; all channels are one batched matrix product. That is more arithmetic, but often at a speed that PyTorch's CPU
 convolutions, and above all their weight gradients, do not come near. Which is faster is measured once on a machine.
 
 Shapes: x, g, results (C, N·H·W), any floating dtype; weight (C, k, k), k odd; shape = (N, H, W).
@@ -106,9 +106,9 @@ def band_matrices(weight: Tensor, height: int, width: int) -> Tensor:
 
 @functools.lru_cache(maxsize=8)
 def _entries(kernel_size: int, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(k², H·W): where in a flattened band matrix the entries of each tap are, one for each input position.
+    """Where in a flattened band matrix the entries of a tap are, (k², H·W), one for each input position.
 
-    Beside it whether there is one: a tap may lead out of the image, and the entry is then another one.
+    The second tensor is False where a tap leads out of the image; the first then points elsewhere.
     """
     radius, positions = kernel_size // 2, torch.arange(height * width, device=device)
     offsets = torch.arange(kernel_size, device=device) - radius

@@ -1,7 +1,7 @@
 """FLOPs of the registered operations, for PyTorch's counter: what it counts for the convolutions that they contain.
 
-Activations and normalisations count for nothing there. The formulas are PyTorch's own, asked with the shapes that the
-plain modules would have, so that every engine gives the same number.
+Activations and normalisations count for nothing there. The formulas are PyTorch's own, called with the shapes that the
+plain modules would have: every engine gives the same number.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ Timings = dict[str, float]
 
 @functools.cache
 def machine() -> str:
-    """What timings depend on beside the work itself: CPU, instruction set, threads' number aside, and versions."""
+    """What timings depend on besides the work itself: CPU, instruction set and versions, but not the thread count."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -53,7 +53,7 @@ def keep(key: str, timings: Timings) -> None:
 
 
 def interleaved(candidates: dict[str, Callable[[], object]], rounds: int, seconds: float) -> Timings:
-    """Best time of each candidate in seconds, in turns so that a busy machine is busy for all of them.
+    """Best time in seconds of every candidate, measured in turns: a busy machine is busy for all of them.
 
     Args:
         candidates: what to run, by name. Each is run once before the first measurement.

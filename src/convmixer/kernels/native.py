@@ -55,7 +55,7 @@ class Job(ctypes.Structure):
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The loaded kernels; None, after one logged line that says why, where they cannot be had."""
+    """The loaded kernels; None, after one logged line that says why, if they are unavailable."""
     if os.environ.get("CONVMIXER_NATIVE") == "0":
         logger.info("native kernels are switched off by CONVMIXER_NATIVE=0")
         return None
@@ -190,7 +190,7 @@ def _run(
 
 
 def _sizes(shape: tuple[int, ...], kernel_size: int, norms: int) -> dict[str, int]:
-    """Elements of each tensor of a job."""
+    """Number of elements of the tensors in a job."""
     channels, images, height, width = shape
     sizes = dict.fromkeys(_STORAGE, channels * images * height * width)
     sizes["weight"] = sizes["weight_gradient"] = channels * kernel_size**2

@@ -47,7 +47,7 @@ NO_GRAD = Bindings(dispatch.act_norm, dispatch.act_norm_depthwise, dispatch.dept
 
 
 def bindings(x: Tensor) -> Bindings:
-    """The operations for a pass over ``x``: the registered ones, which cost more to call, where somebody looks."""
+    """The operations for a pass over ``x``: registered, at a higher cost, under a compiler or dispatch mode."""
     if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter) or registered.is_observed():
         return REGISTERED
     return AUTOGRAD if torch.is_grad_enabled() else NO_GRAD

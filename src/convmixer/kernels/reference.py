@@ -1,7 +1,7 @@
 """The fused operations written out in plain PyTorch: what the other implementations compute, for any device and dtype.
 
-A :class:`Backend`; see there for shapes. On a CPU the operations work on some channels at a time, so that each step of
-them finds its input in the cache.
+A :class:`Backend`; see there for shapes. On a CPU the operations work on a few channels at a time, whose intermediate
+results stay in the cache.
 """
 
 from __future__ import annotations

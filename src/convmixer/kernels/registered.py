@@ -277,7 +277,7 @@ def autograd_function(operation: Any) -> Callable[..., Any]:
 
 
 def _run(registered: Any, d: Tensor, arguments: Any) -> Any:
-    """Computes a gradient: as the registered operation where somebody looks, autograd itself for double backward."""
+    """Computes a gradient: by the registered operation under a compiler, a dispatch mode, or for double backward."""
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or is_observed() or type(d) is not Tensor:
         return registered(*arguments)
     return arguments.run()

@@ -29,7 +29,7 @@ def _bands(weight, first, TURN: tl.constexpr, KERNEL: tl.constexpr, SIDE: tl.con
     return tl.load(weight + tap * KERNEL + across, there, 0.0)
 
 
-# (ROWS, TAPS·SIDE): beside each other the rows that the kernel's rows `first` to `first` + TAPS lead to from each row
+# (ROWS, TAPS·SIDE): side by side the rows that the kernel's rows `first` to `first` + TAPS lead to from each row
 # of maps, zero outside the map; with TURN the rows that they lead from.
 @triton.jit
 def _neighbours(

@@ -1,8 +1,8 @@
-"""The fused operations as Triton kernels for GPUs. Activations and normalisations.
+"""The fused operations as Triton kernels for GPUs: activations and normalisations.
 
 Tensors are channel-major: row c of (C, M) is one channel, M = N·H·W. Every kernel reads its inputs once, in order,
 computes in float32 and writes one *partial* sum for each of its blocks; these are added up afterwards in a fixed order,
-so that results do not depend on how blocks are scheduled.
+and results do not depend on how blocks are scheduled.
 """
 # ruff: noqa: D103 - kernels are described by comments, as their text is compiled
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, misc, no-any-return, assignment"

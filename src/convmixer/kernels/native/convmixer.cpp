@@ -1,7 +1,7 @@
 // The parts of a ConvMixer block that are local to one channel, fused: what lies between two 1×1 convolutions.
 //
 // Tensors are channel-major, [C][N·H·W], in float32 or bfloat16; parameters and statistics are float32. A channel is
-// computed by one thread in one fixed order, so that results do not depend on the number of threads. Each pass over
+// computed by one thread in one fixed order: results do not depend on the number of threads. Each pass over
 // a channel reads and writes float32 planes that stay in the cache; only pre-activations are kept for the backward
 // pass, which computes the activations again.
 #include <array>

@@ -12,8 +12,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +36,7 @@ STORAGE_DTYPES = {
 """What activations may be kept in, by kind of device."""
 
 
-@dataclass(frozen=True)
-class PreActivation:
+class PreActivation(NamedTuple):
     """A convolution's result without its bias; activation and normalisation of its unit are still to come."""
 
     u: Tensor

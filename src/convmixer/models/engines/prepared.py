@@ -17,7 +17,7 @@ T = TypeVar("T")
 class PreparedWeights:
     """Weights, parameters and running statistics as the operations take them.
 
-    Made anew for each pass, or with ``keep``, as :meth:`ConvMixer.fuse` wants it, once for each dtype.
+    Made anew for each pass, or with ``keep``, which :meth:`ConvMixer.fuse` sets, once for each dtype.
     """
 
     def __init__(self, keep: bool = False) -> None:

@@ -7,14 +7,13 @@ they are GELU or ReLU and batch normalisation, and run as the modules they are o
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from torch import nn
 
 
 class Network(Protocol):
-    """What the engines execute; a head that follows the pooled features is not their business."""
+    """What the engines execute: a network up to its pooled features."""
 
     @property
     def stem(self) -> nn.Module:
@@ -33,13 +32,14 @@ class Network(Protocol):
         """As of any module."""
 
 
-@dataclass(frozen=True)
-class Unit:
+class Unit(NamedTuple):
     """Convolution with bias, activation, normalisation; the last two by any modules unless ``is_fused``."""
 
     conv: nn.Conv2d
     activation: nn.Module
     norm: nn.Module
+    activation_name: str | None
+    """The name that the fused operations know the activation by, "gelu" or "relu"; None for any other."""
 
     @property
     def is_pointwise(self) -> bool:
@@ -49,7 +49,7 @@ class Unit:
 
     @property
     def is_depthwise(self) -> bool:
-        """A convolution of each channel with itself that keeps the size."""
+        """A depthwise convolution that keeps the size."""
         conv = self.conv
         side = conv.kernel_size[0]
         own = conv.groups == conv.in_channels == conv.out_channels
@@ -63,22 +63,15 @@ class Unit:
         return conv.groups == 1 and conv.kernel_size == conv.stride == (side, side) and conv.padding == (0, 0)
 
     @property
-    def activation_name(self) -> str | None:
-        """The name that the fused operations know it by, "gelu" or "relu"; None for any other."""
-        if type(self.activation) is nn.ReLU:
-            return "relu"
-        return "gelu" if type(self.activation) is nn.GELU and self.activation.approximate == "none" else None
-
-    @property
     def batch_norm(self) -> nn.BatchNorm2d | None:
         """The normalisation if it is plain batch normalisation at the moment.
 
         ``SyncBatchNorm`` is that in evaluation; in training it exchanges statistics and has to run itself.
         """
         norm = self.norm
-        plain = type(norm) is nn.BatchNorm2d
-        if type(norm) is nn.SyncBatchNorm:
-            plain = not norm.training and norm.running_mean is not None
+        if type(norm) is nn.BatchNorm2d:
+            return norm if norm.affine else None
+        plain = type(norm) is nn.SyncBatchNorm and not norm.training and norm.running_mean is not None
         return cast(nn.BatchNorm2d, norm) if plain and norm.affine else None
 
     @property
@@ -92,9 +85,9 @@ def as_unit(modules: Iterable[nn.Module]) -> Unit | None:
     parts = list(modules)
     if len(parts) != 3 or type(parts[0]) is not nn.Conv2d:
         return None
-    conv = parts[0]
+    conv, activation, norm = parts[0], parts[1], parts[2]
     known = conv.bias is not None and conv.dilation == (1, 1) and conv.padding_mode == "zeros"
-    return Unit(conv, parts[1], parts[2]) if known else None
+    return Unit(conv, activation, norm, _name(activation)) if known else None
 
 
 def as_units(module: nn.Module) -> list[Unit]:
@@ -103,3 +96,9 @@ def as_units(module: nn.Module) -> list[Unit]:
     units = [as_unit(parts[i : i + 3]) for i in range(0, len(parts), 3)]
     known = [unit for unit in units if unit is not None and (unit.is_pointwise or unit.is_depthwise)]
     return known if len(known) == len(units) else []
+
+
+def _name(activation: nn.Module) -> str | None:
+    if type(activation) is nn.ReLU:
+        return "relu"
+    return "gelu" if type(activation) is nn.GELU and activation.approximate == "none" else None
