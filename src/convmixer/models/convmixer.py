@@ -236,8 +236,10 @@ class ConvMixer(nn.Module):
             InputError: a block that does not exist.
         """
         depth = len(self.blocks)
-        wanted = range(depth - indices, depth) if isinstance(indices, int) else indices
-        chosen = {i + depth * (i < 0) for i in (range(depth) if wanted is None else wanted)}
+        if isinstance(indices, int):
+            chosen = set(range(depth - indices, depth))
+        else:
+            chosen = {i + depth * (i < 0) for i in (range(depth) if indices is None else indices)}
         if not chosen <= set(range(depth)):
             raise InputError(f"`indices`: {indices} asks for blocks that do not exist; there are {depth}.")
         recompute = self._executor.recompute and torch.is_grad_enabled()
