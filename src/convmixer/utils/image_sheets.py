@@ -79,15 +79,16 @@ class _Line:
     bold: bool = False
 
     def shortened(self) -> str:
-        """The text without its end where it would be too wide; widths are estimated, and the rest is cut off."""
+        """The text without its middle if it would be too wide; widths are estimated, and what is wider is cut off."""
         unit = (0.68 if self.bold else 0.58) * self.size * _DPI / 72
-        wide = {"W": 1.0 / 0.58, "F": 1.0 / 0.58}
-        width = 0.0
-        for count, letter in enumerate(self.text):
-            width += unit * wide.get(east_asian_width(letter), 1.0)
-            if width > self.room:
-                return self.text[: max(count - 1, 1)] + "…"
-        return self.text
+        width, fitting = 0.0, 0
+        for letter in self.text:
+            width += unit * (1.75 if east_asian_width(letter) in "WF" else 1.0)
+            fitting += width <= self.room
+        if width <= self.room:
+            return self.text
+        end = fitting // 3  # names that differ in a number do so there
+        return self.text[: max(fitting - end - 1, 1)] + "…" + self.text[len(self.text) - end :]
 
 
 @dataclass(frozen=True)
