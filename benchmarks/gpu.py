@@ -29,6 +29,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import torch
+from compact import merge, read, restore, rounded, run_records
 
 from convmixer.files import write_atomic
 from convmixer.runtime.environment import describe_environment
@@ -36,11 +37,22 @@ from convmixer.runtime.environment import describe_environment
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = (sys.executable, "-m", "convmixer")
 STOP_SECONDS = 25.0  # before the end: time to write checkpoints
-SMALL_BYTES = 1_000_000  # of all in --out but raw/
 
-DOCUMENT = ("recipes", "published")
+PUBLISHED = ("recipes", "published")
 OTHERS = ("hidden_dim", "bottleneck", "kernel_size", "patch_size", "depth_vs_width", "regularisation")
-FEW = ("plain", "plain+fp16", "channels_last+bf16", "compile+bf16", "fast+bf16", "fast+graph+bf16", "auto+bf16")
+BOTH = ("convmixer_256_8_k9", "convmixer_256_8_k5")
+TRAIN = ("--what", "train", "--batch-sizes", "512")
+SMALL = ("--dim", "8", "--depth", "1")  # networks, to try this program
+FEW = (
+    "--settings",
+    "plain",
+    "plain+fp16",
+    "channels_last+bf16",
+    "compile+bf16",
+    "fast+bf16",
+    "fast+graph+bf16",
+    "auto+bf16",
+)
 
 
 @dataclass(frozen=True)
@@ -99,42 +111,37 @@ def bench(
 
 def tests(options: Options, name: str) -> list[str]:
     """The tests that need a GPU; without one they are skipped."""
-    folder = "tests/bench" if options.tiny else "tests"
     report = f"--junitxml={options.raw / f'{name}.xml'}"
-    return [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-m",
-        "gpu",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:benchmark",
-        report,
-        folder,
-    ]
+    pytest = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", report]
+    return [*pytest, "tests/bench" if options.tiny else "tests"]
+
+
+def script(options: Options, name: str, *arguments: str, tiny: Sequence[str]) -> list[str]:
+    """A script of this folder."""
+    path = str(ROOT / "benchmarks" / name)
+    return [sys.executable, path, *arguments, "--device", options.device, *(tiny if options.tiny else ())]
 
 
 def authors_script(options: Options, name: str) -> list[str]:
     """The reference recipe as a plain script."""
-    sizes = ("--dim", "8", "--depth", "1", "--patch-size", "4", "--batch-size", "16") if options.tiny else ()
-    threads = str(min(16, os.cpu_count() or 1))
-    path = options.data.removeprefix("folder:")
-    script = str(ROOT / "benchmarks" / "plain_script.py")
-    return [sys.executable, script, path, "--epochs", "2", "--device", options.device, "--workers", threads, *sizes]
+    arguments = (options.data.removeprefix("folder:"), "--epochs", "2", "--workers", str(min(16, os.cpu_count() or 1)))
+    return script(options, "plain_script.py", *arguments, tiny=(*SMALL, "--patch-size", "4", "--batch-size", "16"))
 
 
 def profile(model: str) -> Slice:
     """Where the time of an epoch goes."""
 
     def command(options: Options, name: str) -> list[str]:
-        script = str(ROOT / "benchmarks" / "epoch_profile.py")
-        sizes = ("--dim", "8", "--depth", "1", "--epochs", "2") if options.tiny else ()
-        return [sys.executable, script, "--data", options.data, "--model", model, "--device", options.device, *sizes]
+        arguments = ("--data", options.data, "--model", model)
+        return script(options, "epoch_profile.py", *arguments, tiny=(*SMALL, "--epochs", "2"))
 
     return Slice("bench", command, printed_records)
+
+
+def training(options: Options, out: str, *arguments: str, tiny: Sequence[str] = SMALL) -> list[str]:
+    """A command of convmixer that trains on the data and leaves what it did in ``raw/out``."""
+    where = ("--dataset", options.data, "--device", options.device, "--out", str(options.raw / out))
+    return [*PROGRAM, *arguments, *where, *(tiny if options.tiny else ())]
 
 
 def study(suite: str, names: Sequence[str], seeds: int) -> Slice:
@@ -142,28 +149,23 @@ def study(suite: str, names: Sequence[str], seeds: int) -> Slice:
 
     def command(options: Options, name: str) -> list[str]:
         chosen, profile = (names[:1], "smoke") if options.tiny else (names, "full")
-        where = ["--dataset", options.data, "--device", options.device, "--out", str(options.raw / suite)]
-        return [*PROGRAM, "experiment", *chosen, "--profile", profile, "--seeds", str(seeds), *where]
+        return training(options, suite, "experiment", *chosen, "--profile", profile, "--seeds", str(seeds), tiny=())
 
     return Slice(suite, command, lambda options, name: run_records(options.raw / suite), processes=lambda o: o.workers)
 
 
 def grid(options: Options, name: str) -> list[str]:
     """27 combinations of learning rate, weight decay and batch size, chosen on validation images."""
-    space: tuple[str, ...] = ()
-    if options.tiny:
-        space = ("--dim", "8", "--depth", "1", "--epochs", "1", "--values", "lr=0.01,0.02", "--seeds", "1")
-    where = ["--dataset", options.data, "--device", options.device, "--out", str(options.raw / "grid")]
-    return [*PROGRAM, "grid-search", *where, "--workers", str(options.workers), *space]
+    tiny = (*SMALL, "--epochs", "1", "--values", "lr=0.01,0.02", "--seeds", "1")
+    return training(options, "grid", "grid-search", "--workers", str(options.workers), tiny=tiny)
 
 
 def one_run(part: str, model: str, recipe: str, epochs: int) -> Slice:
     """One run that has the GPU for itself, resumed by each call."""
 
     def command(options: Options, name: str) -> list[str]:
-        sizes = ("--dim", "8", "--depth", "1", "--epochs", "1") if options.tiny else ("--epochs", str(epochs))
-        where = ["--dataset", options.data, "--device", options.device, "--out", str(options.raw / part / name)]
-        return [*PROGRAM, "train", "--model", model, "--recipe", recipe, *sizes, *where, "--resume"]
+        sizes = ("--epochs", str(1 if options.tiny else epochs))
+        return training(options, f"{part}/{name}", "train", "--model", model, "--recipe", recipe, *sizes, "--resume")
 
     return Slice(part, command, lambda options, name: run_records(options.raw / part))
 
@@ -190,100 +192,30 @@ def printed_records(options: Options, name: str) -> list[dict[str, Any]]:
     return [{"slice": name, **json.loads(line)} for line in lines if line.startswith("{")]
 
 
-def run_records(folder: Path) -> list[dict[str, Any]]:
-    """The ended runs below a folder: their files, epochs as columns; and what says which runs belong together."""
-    records = []
-    for path in sorted(folder.rglob("summary.json")):
-        run = path.parent
-        files = {name: read(run / name, {}) for name in ("config.json", "dataset.json", "summary.json")}
-        epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        columns = {key: [rounded(epoch[key]) for epoch in epochs] for key in (epochs[0] if epochs else {})}
-        records.append({"run": run.relative_to(folder).as_posix(), **files, "metrics.jsonl": columns})
-    for path in sorted((*folder.glob("experiments/*.json"), *folder.glob("grid_search.json"))):
-        records.append({"file": path.relative_to(folder).as_posix(), "content": read(path, {})})
-    return records
-
-
-def rounded(value: Any) -> Any:
-    """Six significant digits of a number with a fraction."""
-    return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def restore(folder: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Makes again what :func:`run_records` has read, where it is missing: ended runs are not repeated then.
-
-    Weights are not among it, so a grid search that was stopped before it tested its winner needs raw/ as it was.
-    """
-    for record in records:
-        if "file" in record:
-            write_missing(folder / record["file"], json.dumps(record["content"]))
-            continue
-        run, columns = folder / record["run"], record["metrics.jsonl"]
-        epochs = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        write_missing(run / "metrics.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in epochs))
-        for name in ("config.json", "dataset.json", "summary.json"):  # the mark of an ended run comes last
-            write_missing(run / name, json.dumps(record[name]))
-
-
-def write_missing(path: Path, text: str) -> None:
-    """Writes a file that is not there."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, text)
-
-
-def read(path: Path, default: Any) -> Any:
-    """A JSON file's content, or ``default`` if there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
-
-
-def merge(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Adds records to a file, each in the place of an older one of the same thing; a line for each."""
-    merged = {identity(record): record for record in [*read(path, []), *records]}
-    lines = ",\n".join(json.dumps(record, separators=(",", ":")) for record in merged.values())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, f"[\n{lines}\n]\n")
-
-
-def identity(record: dict[str, Any]) -> tuple[Any, ...]:
-    """What makes two records records of the same thing: all words and sizes in them that no measuring changes."""
-    keys = ("run", "file", "slice", "what", "model", "setting", "batch_size", "image_size", "epoch")
-    return (*(record.get(key) for key in keys), record.get("axis"), record.get("value"), record.get("precision"))
-
-
 SLICES: dict[str, Slice] = {
     "tests": Slice("tests", tests, test_records, minutes=3.0),
-    "bench-k5": bench("--models", "convmixer_256_8_k5", "--what", "train", "--batch-sizes", "512", picture=True),
-    "bench-k9": bench("--models", "convmixer_256_8_k9", "--what", "train", "--batch-sizes", "512", picture=True),
-    "bench-infer": bench(
-        *("--models", "convmixer_256_8_k9", "convmixer_256_8_k5", "--what", "infer", "--batch-sizes", "512"),
-        picture=True,
-    ),
+    "bench-k5": bench("--models", "convmixer_256_8_k5", *TRAIN, picture=True),
+    "bench-k9": bench("--models", "convmixer_256_8_k9", *TRAIN, picture=True),
+    "bench-infer": bench("--models", *BOTH, "--what", "infer", "--batch-sizes", "512", picture=True),
     "bench-augment": bench("--what", "augment", "--batch-sizes", "512", tiny=("--models", "convmixer")),
     "authors-script": Slice("bench", authors_script, printed_records, minutes=3.0),
     "epoch-k5": one_run("epoch", "convmixer_256_8_k5", "reference", 5),
     "profile-k5": profile("convmixer_256_8_k5"),
     "epoch-k9": one_run("epoch", "convmixer_256_8_k9", "reference", 5),
-    "document-1": study("document", DOCUMENT, 1),
-    "document-2": study("document", DOCUMENT, 2),
-    "document-3": study("document", DOCUMENT, 3),
+    "document-1": study("document", PUBLISHED, 1),
+    "document-2": study("document", PUBLISHED, 2),
+    "document-3": study("document", PUBLISHED, 3),
     "grid": Slice("grid", grid, lambda options, name: run_records(options.raw / "grid")),
-    "bench-512": bench(
-        *("--models", "convmixer_512_8_k5", "convmixer_512_8_k9", "--what", "train"),
-        *("--batch-sizes", "512", "--settings", *FEW),
-    ),
-    "bench-variants": bench(
-        *("--models", "convmixer_rh", "convmixer_lc", "convmixer_bn", "--what", "train"),
-        *("--batch-sizes", "512", "--settings", *FEW),
-    ),
+    "bench-512": bench("--models", "convmixer_512_8_k5", "convmixer_512_8_k9", *TRAIN, *FEW),
+    "bench-variants": bench("--models", "convmixer_rh", "convmixer_lc", "convmixer_bn", *TRAIN, *FEW),
     "bench-imagenet": bench(
         *("--models", "convmixer_1536_20", "convmixer_768_32", "convmixer_1024_20_ks9_p14"),
-        *("--image-size", "224", "--batch-sizes", "16", "--settings", *FEW),
+        *("--image-size", "224", "--batch-sizes", "16", *FEW),
     ),
     "sweep": bench("--sweep", "all", "--what", "train", tiny=("--sweep", "depth")),
     "long-512-strong": one_run("long", "convmixer_512_8_k5", "strong", 200),
-    "document-4": study("document", DOCUMENT, 4),
-    "document-5": study("document", DOCUMENT, 5),
+    "document-4": study("document", PUBLISHED, 4),
+    "document-5": study("document", PUBLISHED, 5),
     **{f"others-{seeds}": study("others", OTHERS, seeds) for seeds in range(1, 4)},
 }
 
@@ -299,17 +231,14 @@ def main() -> None:
     for part in {piece.part for piece in SLICES.values()} - {"tests", "bench"}:
         restore(options.raw / part, read(options.out / part / "records.json", []))
     end = time.monotonic() + 60 * options.minutes
-    came_to: list[str] = []
-    while "stopped" not in came_to and (name := next_slice(options, wanted, end)):
-        came_to.append(run_slice(options, name, end))
+    outcomes: list[str] = []
+    while "stopped" not in outcomes and (name := next_slice(options, wanted, end)):
+        outcomes.append(run_slice(options, name, end))
         if wanted != "next":
             break
-    small = sum(f.stat().st_size for f in options.out.rglob("*") if f.is_file() and options.raw not in f.parents)
     left = [name for name in SLICES if state(options).get(name, {}).get("status") != "done"]
-    print(f"{small / 1000:.0f} kB in {options.out} beside raw/; not done: {', '.join(left) or 'nothing'}")
-    if small > SMALL_BYTES:
-        print(f"That is more than {SMALL_BYTES / 1e6:g} MB: too much to be committed.")
-    sys.exit("failed" in came_to)
+    print(f"Not done: {', '.join(left) or 'nothing'}.")
+    sys.exit("failed" in outcomes)
 
 
 def parsed() -> tuple[Options, str]:
@@ -319,9 +248,7 @@ def parsed() -> tuple[Options, str]:
     parser.add_argument("--data", required=True, help="cifar10, folder:PATH or digits")
     parser.add_argument("--slice", default="next", choices=["next", *SLICES])
     parser.add_argument("--minutes", type=float, default=8.5, help="it ends before these are over")
-    parser.add_argument(
-        "--workers", type=int, default=3, help="runs at the same time on the GPU, in the study and grid"
-    )
+    parser.add_argument("--workers", type=int, default=3, help="runs at the same time, in the study and grid")
     parser.add_argument("--tiny", action="store_true", help="small networks on the CPU, to try this program")
     parser.add_argument("--commit", help="of the code, where it is not a git checkout")
     args = parser.parse_args()
@@ -350,7 +277,7 @@ def next_slice(options: Options, wanted: str, end: float) -> str | None:
 
 
 def run_slice(options: Options, name: str, end: float) -> str:
-    """Runs a slice and keeps its records; returns what it came to: done, stopped or failed."""
+    """Runs a slice and keeps its records; returns how it ended: done, stopped or failed."""
     piece = SLICES[name]
     command = list(piece.command(options, name))
     print(f"{name}: {shown(options, command)}", flush=True)
@@ -377,32 +304,27 @@ def run(command: Sequence[str], count: int, log: Path, end: float) -> str:
     paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     with log.open("w", encoding="utf-8") as output:
-        processes = [
-            subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-            )
-            for _ in range(count)
-        ]
+        options: dict[str, Any] = {"cwd": ROOT, "env": environment, "stdout": output, "stderr": subprocess.STDOUT}
+        processes = [subprocess.Popen(command, start_new_session=True, **options) for _ in range(count)]
         asked = False
         try:
             wait(processes, end - STOP_SECONDS)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt) as reason:
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
             asked = True
             for process in processes:
                 process.send_signal(signal.SIGINT)
-            end = min(end, time.monotonic() + STOP_SECONDS) if isinstance(reason, KeyboardInterrupt) else end
             try:
-                wait(processes, end)
+                wait(processes, min(end, time.monotonic() + STOP_SECONDS))
             except subprocess.TimeoutExpired:
                 for process in processes:
                     os.killpg(process.pid, signal.SIGKILL)
-                wait(processes, end + STOP_SECONDS)
+                wait(processes, time.monotonic() + STOP_SECONDS)
     codes = {process.returncode for process in processes}
     return "done" if codes == {0} else "stopped" if asked else "failed"
 
 
 def wait(processes: Sequence[subprocess.Popen[bytes]], end: float) -> None:
-    """Waits until all have ended. Raises TimeoutExpired where that takes longer than until ``end``."""
+    """Waits until all have ended. Raises TimeoutExpired if one still runs at ``end``."""
     for process in processes:
         process.wait(max(0.0, end - time.monotonic()))
 

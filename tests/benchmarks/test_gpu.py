@@ -24,6 +24,7 @@ def gpu() -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["gpu"] = module  # dataclasses look their module up
+    sys.path.insert(0, str(path.parent))  # as for a script
     spec.loader.exec_module(module)
     return module
 
