@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
+import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -143,6 +144,18 @@ def test_three_images_by_hand() -> None:
     assert cat.f1 == pytest.approx(2 / 3)
     assert (dog.precision, dog.recall, dog.f1) == (0.0, 0.0, 0.0)
     assert (eel.precision, eel.recall, eel.f1) == (1.0, 1.0, 1.0)
+
+
+@given(problems())
+@patient
+def test_unequal_classes_are_judged_as_scikit_learn_does(problem: Problem) -> None:
+    p, y = problem
+    found, predicted = evaluated(problem), p.argmax(axis=1)
+    options = {"labels": np.unique(y), "average": "macro", "zero_division": 0.0}
+    assert found.balanced_accuracy == pytest.approx(sklearn.metrics.recall_score(y, predicted, **options))
+    assert found.macro_f1 == pytest.approx(sklearn.metrics.f1_score(y, predicted, **options))
+    constant = np.full_like(y, np.bincount(y).argmax())
+    assert found.majority_baseline == pytest.approx(np.mean(constant == y))
 
 
 def test_top5_with_more_than_five_classes() -> None:

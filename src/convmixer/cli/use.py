@@ -132,6 +132,10 @@ def _print_evaluation(evaluation: RunEvaluation) -> None:
     overall.add_row("accuracy", f"{figures.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%})")
     if evaluation.accuracy_tta is not None:
         overall.add_row(f"accuracy, --tta {evaluation.tta}", percent(evaluation.accuracy_tta))
+    overall.add_row(
+        "balanced accuracy", f"{figures.balanced_accuracy:.2%} (mean recall; macro F1 {figures.macro_f1:.4f})"
+    )
+    overall.add_row("constant answer", f"{figures.majority_baseline:.2%} accuracy")
     overall.add_row("top-5 accuracy", percent(figures.top5_accuracy))
     overall.add_row("loss", f"{figures.loss:.4f}")
     overall.add_row("expected calibration error", f"{figures.expected_calibration_error:.4f}")

@@ -51,6 +51,8 @@ class RunEvaluation:
         """Plain values for JSON."""
         own = {key: value for key, value in vars(self).items() if key not in ("figures", "gallery")}
         own["temperature_scaling"] = self.temperature_scaling.to_dict() if self.temperature_scaling else None
+        derived = ("balanced_accuracy", "macro_f1", "majority_baseline")
+        own |= {name: getattr(self.figures, name) for name in derived}
         return own | self.figures.to_dict() | (self.gallery.to_dict() if self.gallery else {})
 
 

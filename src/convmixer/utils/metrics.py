@@ -68,6 +68,22 @@ class Evaluation:
     calibration: tuple[CalibrationBin, ...]
     confusion: NDArray[np.int64]
 
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean recall of the classes that have images: what accuracy would be if all classes had equally many."""
+        return statistics.fmean(row.recall for row in self.per_class if row.images)
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 of the classes that have images."""
+        return statistics.fmean(row.f1 for row in self.per_class if row.images)
+
+    @property
+    def majority_baseline(self) -> float:
+        """Accuracy of always answering with the class that has most images here."""
+        images = [row.images for row in self.per_class]
+        return max(images) / sum(images)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; no NaN and no infinity among them."""
         return dataclasses.asdict(self) | {"confusion": self.confusion.tolist()}
