@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from convmixer.models import ConvMixer, ConvMixerBN
 from convmixer.report.collect import Study
 from convmixer.report.figures import (
+    ReportFigure,
     cost_points,
     curve_bands,
     difference_points,
@@ -25,6 +27,7 @@ from convmixer.report.figures import (
     mean_cells,
 )
 from convmixer.report.records import StudyRecord
+from convmixer.report.render import inline_svg
 from convmixer.runs import RunDir
 from convmixer.utils.metrics import MainEffect
 from convmixer.utils.study_figures import (
@@ -33,15 +36,13 @@ from convmixer.utils.study_figures import (
     accuracy_against_time,
     band,
     differences,
-    embedding_sheet,
     heat_map,
     importances,
-    kernel_sheet,
     marginal,
-    tiled,
 )
 from convmixer.utils.study_figures import curve_bands as draw_bands
-from convmixer.utils.visualization import figure_svg
+from convmixer.utils.visualization import figure_svg, styled
+from convmixer.utils.weight_figures import embedding_sheet, kernel_sheet, tiled
 
 
 def test_every_picture_has_words_and_a_name_of_its_own(record: StudyRecord, study: Study) -> None:
@@ -55,7 +56,7 @@ def test_every_picture_has_words_and_a_name_of_its_own(record: StudyRecord, stud
 
 def test_points_are_those_of_the_rows(record: StudyRecord) -> None:
     rows = record.experiments[0].rows
-    assert [(p.label, p.seconds, p.accuracy) for p in cost_points(rows)] == [
+    assert [(p.label, p.seconds, p.accuracy) for p in cost_points(rows, {"base"})] == [
         (row.label, row.epoch_seconds, row.test_accuracy.mean) for row in rows if row.test_accuracy is not None
     ]
     (point,) = difference_points(rows)
@@ -63,7 +64,7 @@ def test_points_are_those_of_the_rows(record: StudyRecord) -> None:
 
 
 def test_bands_are_those_of_the_metrics(record: StudyRecord, study: Study, study_folder: Path) -> None:
-    bands = curve_bands(record.experiments[0].rows, study, lambda epoch: epoch.val_accuracy)
+    bands = curve_bands(record.experiments[0].rows, study, lambda epoch: epoch.val_accuracy, {"base"})
     assert [b.label for b in bands] == ["base", "wide & <bold>", "broken"]  # its interrupted run has two epochs
     runs = [RunDir(study_folder / "runs" / f"base-{seed}").metrics() for seed in range(2)]
     for i, epoch in enumerate(bands[0].epochs):
@@ -96,7 +97,7 @@ def lines(figure: Any) -> dict[str, Any]:
 
 def test_bands_are_drawn() -> None:
     rows = [band("a", [{1: 0.5, 2: 0.6}, {1: 0.7, 2: 0.9}]), band("b", [{1: 0.1}])]
-    figure = draw_bands(rows, "accuracy", percent=True)
+    figure = draw_bands(rows, "accuracy", is_share=True)
     assert list(lines(figure)["a"].get_ydata()) == pytest.approx([0.6, 0.75])
     assert lines(figure)["b"].get_marker() == "o"
     corners = figure.axes[0].collections[0].get_paths()[0].get_extents()
@@ -118,7 +119,9 @@ def test_costs_are_drawn_with_their_front() -> None:
     assert (list(front.get_xdata()), list(front.get_ydata())) == ([1.0, 3.0], [0.8, 0.9])
     drawn = [(bar[0].get_xdata()[0], bar[0].get_ydata()[0]) for bar in bars(figure)]
     assert drawn == [(p.seconds, p.accuracy) for p in points]
-    assert figure.axes[0].get_ylim()[1] <= 1.0  # an interval may reach beyond what is possible
+    assert figure.axes[0].get_ylim()[1] <= 1.0
+    (segment,) = bars(figure)[2][2][0].get_segments()
+    assert list(segment[:, 1]) == pytest.approx([0.6, 1.0])  # cut at what is possible
 
 
 def test_differences_are_drawn_in_points() -> None:
@@ -201,6 +204,76 @@ def test_sheets_show_signs_and_colours() -> None:
     red = np.asarray(embedding_sheet(weights).axes[0].images[0].get_array())
     np.testing.assert_allclose(red[0, 0], [1.0, 0.5, 0.5, 1.0])
     assert embedding_sheet(np.zeros((3, 1, 1, 1))).axes[0].images[0].get_array().shape == (1, 5, 4)
+
+
+def test_kernels_of_several_sizes_share_a_sheet() -> None:
+    image = np.asarray(kernel_sheet([np.ones((2, 5, 5)), np.ones((2, 3, 3))]).axes[0].images[0].get_array().filled(0))
+    assert image.shape == (11, 11)
+    assert (image[:5, :5] == 1).all()
+    assert (image[7:10, 1:4] == 1).all()
+    assert image[6:, :5].sum() == 9
+
+
+def many(n: int) -> list[CostPoint]:
+    return [CostPoint(f"a row with a rather long name, number {i}", 1 + i, 0.5, None, False, i < 6) for i in range(n)]
+
+
+def panel_height(figure: Any) -> float:
+    with styled():
+        figure.draw_without_rendering()
+    return float(figure.axes[0].get_window_extent().height)
+
+
+@pytest.mark.parametrize("n", [2, 8, 52, 200])
+def test_a_panel_is_as_high_with_many_rows_as_with_few(n: int) -> None:
+    figure = accuracy_against_time(many(n))
+    assert panel_height(figure) == pytest.approx(panel_height(accuracy_against_time(many(4))), rel=0.08)
+    drawn = [(line.get_xdata(), line.get_ydata()) for line in figure.axes[0].lines]
+    assert sum(np.size(x) for x, _ in drawn) >= n
+    if n > 6:
+        assert list(lines(figure)[f"{n - 6} others"].get_xdata()) == list(range(7, n + 1))
+
+
+LONG = [
+    "factor 2, 4 epochs: equal multiply-adds",
+    "W" * 90,
+    "one name of many words that goes on and on, up to a second line and a third one, which is where it ends at last",
+    "猫" * 40,
+    "short",
+]
+
+
+@pytest.mark.parametrize("labels", [LONG, LONG[:1] * 2, ["a", "b", "c"], LONG[-1:]])
+def test_legends_are_never_cut(labels: list[str]) -> None:
+    rows = [CostPoint(label, 1.0 + i, 0.5, None, False) for i, label in enumerate(labels)]
+    figure = accuracy_against_time(rows)
+    assert panel_height(figure) > 150
+    with styled():
+        box, page = figure.legends[0].get_window_extent(), figure.bbox
+    assert page.x0 <= box.x0 < box.x1 <= page.x1
+    assert page.y0 <= box.y0 < box.y1 <= page.y1
+    texts = [text.get_text().replace("\n", "").replace(" ", "") for text in figure.legends[0].get_texts()]
+    assert texts == [label.replace(" ", "") for label in labels]
+
+
+def test_logarithmic_axes_have_plain_numbers() -> None:
+    trials = [(value, 0.5) for value in (0.0012, 0.004, 0.013, 0.05, 0.09)]
+    figure = marginal("lr", trials, [(0.0026, 0.5), (0.07, 0.5)])
+    with styled():
+        figure.draw_without_rendering()
+    low, high = figure.axes[0].get_xlim()
+    ticks = [t for t in figure.axes[0].get_xticklabels() if low <= t.get_position()[0] <= high]
+    assert {"0.002", "0.01", "0.05"} <= {text.get_text() for text in ticks}
+    boxes = [text.get_window_extent() for text in ticks if text.get_text()]
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+
+
+def test_points_carry_their_values_for_readers_who_point_at_them() -> None:
+    figure = accuracy_against_time([CostPoint('a "b" <c>', 1.5, 0.8, 0.01, True)])
+    svg = figure_svg(figure)
+    assert '<g id=\'tip: a "b" &lt;c&gt;: 80.00%\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}1.00 at 1.5' in svg
+    page = inline_svg(ReportFigure("section", "name", "title", "alt", figure))
+    assert "<g class='tip' data-tip='a \"b\" &lt;c&gt;: 80.00%" in page
 
 
 def test_svg_keeps_texts_as_texts() -> None:

@@ -153,6 +153,52 @@ def test_everything_can_be_reached_and_used_by_keyboard(page: Any) -> None:
     assert seeds == sorted(seeds)
 
 
+def test_name_and_accuracy_stay_in_sight(page: Any) -> None:
+    table = page.locator("div.scroll", has=page.locator("table.runs"))
+    table.evaluate("box => { box.scrollLeft = 1e6; }")
+    scrolled, left, right = table.evaluate(
+        "box => [box.scrollLeft, box.getBoundingClientRect().left, box.getBoundingClientRect().right]"
+    )
+    assert scrolled > 0
+    for column in (1, 2):
+        cell = page.locator(f"table.runs tbody tr:first-child > :nth-child({column})")
+        edges = cell.evaluate("e => [e.getBoundingClientRect().left, e.getBoundingClientRect().right]")
+        assert left - 1 <= edges[0] < edges[1] <= right
+
+
+def test_points_show_their_values_by_pointer_and_by_keyboard(page: Any) -> None:
+    chart = page.locator("figure svg").first
+    tip = page.locator("#tip")
+    assert not tip.is_visible()
+    points = chart.locator(".tip")
+    texts = [points.nth(i).get_attribute("data-tip") for i in range(points.count())]
+    assert any(text.startswith("base: ") for text in texts)
+    points.first.scroll_into_view_if_needed()
+    box = points.first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert tip.inner_text() in texts
+    page.mouse.move(0, 0)
+    assert not tip.is_visible()
+    chart.focus()
+    page.keyboard.press("ArrowRight")
+    assert tip.inner_text() == texts[0]
+    page.keyboard.press("End")
+    assert tip.inner_text() == texts[-1]
+    page.keyboard.press("Escape")
+    assert not tip.is_visible()
+
+
+def test_nothing_is_cut_on_paper(page: Any) -> None:
+    """A4 less its margins is 688 pixels wide."""
+    page.set_viewport_size({"width": 688, "height": 1000})
+    page.emulate_media(media="print")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    wide = page.evaluate(
+        "[...document.querySelectorAll('table, figure svg')].map(e => e.getBoundingClientRect().right)"
+    )
+    assert max(wide) <= 689
+
+
 def test_pictures_are_named_in_the_tree_that_screen_readers_use(page: Any) -> None:
     pictures = page.get_by_role("img")
     assert pictures.count() >= 8

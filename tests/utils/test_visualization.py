@@ -14,6 +14,8 @@ from xml.etree import ElementTree
 import matplotlib
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.collections import LineCollection, QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -25,6 +27,8 @@ from convmixer.utils.visualization import (
     EpochRow,
     calibration_diagram,
     confusion_matrix,
+    epoch_ticks,
+    figure_svg,
     learning_curve,
     row_shares,
     save_figure,
@@ -75,6 +79,36 @@ def test_learning_curve_of_a_run_that_diverged(tmp_path: Path) -> None:
 def test_learning_curve_needs_an_epoch() -> None:
     with pytest.raises(ValueError, match="at least one epoch"):
         learning_curve([])
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "want"),
+    [
+        (1, 1, [1]),
+        (1, 2, [1, 2]),
+        (1, 6, [1, 2, 3, 4, 5, 6]),
+        (1, 25, [1, 5, 10, 15, 20, 25]),
+        (1, 23, [1, 5, 10, 15, 20, 23]),
+    ],
+)
+def test_epochs_have_round_ticks_and_both_ends(first: int, last: int, want: list[int]) -> None:
+    assert epoch_ticks(first, last) == want
+
+
+@given(st.integers(1, 50), st.integers(0, 2000))
+def test_ticks_are_few_and_apart(first: int, length: int) -> None:
+    ticks = epoch_ticks(first, first + length)
+    assert (ticks[0], ticks[-1], len(ticks) <= 9) == (first, first + length, True)
+
+
+def test_names_in_any_script_warn_of_nothing_and_stay_texts(tmp_path: Path) -> None:
+    names = ["猫", "🐸 grenouilles", "कुत्ता"]
+    figure = confusion_matrix(np.eye(3, dtype=int), names)
+    for suffix in ("png", "svg"):
+        save_figure(figure, tmp_path / f"confusion.{suffix}")
+    svg = figure_svg(figure)
+    assert all(f">{name}</text>" in svg for name in names)
+    assert "'DejaVu Sans'" in svg
 
 
 def mesh(figure: Figure) -> QuadMesh:

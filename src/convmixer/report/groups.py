@@ -49,14 +49,15 @@ def _rows(runs: Sequence[Run]) -> tuple[ComparisonRow, ...]:
         key = repr(run.config.replace(seed=0).identity())
         identities[key] = identity
         members.setdefault(key, []).append(run)
-    labels = labels_by_settings(list(identities.values()))
-    named_by_settings = labels is not None
-    labels = labels or _by_directory([[run.row.name for run in own] for own in members.values()])
+    directories = _by_directory([[run.row.name for run in own] for own in members.values()])
+    by_settings, longest = labels_by_settings(list(identities.values())), max(_LONGEST_LABEL, *map(len, directories))
+    fits = by_settings is not None and max(map(len, by_settings)) <= longest
+    labels = by_settings if by_settings is not None and fits else directories
     usual = _usual(list(identities.values()))
     return tuple(
         ComparisonRow(
             label=label,
-            changes={} if named_by_settings else _unusual(identities[key], usual),
+            changes={} if fits else _unusual(identities[key], usual),
             runs=tuple(run.row.path for run in members[key]),
         )
         for label, key in zip(labels, members, strict=True)
@@ -64,7 +65,7 @@ def _rows(runs: Sequence[Run]) -> tuple[ComparisonRow, ...]:
 
 
 def labels_by_settings(identities: Sequence[Settings]) -> list[str] | None:
-    """Names made of the fewest settings that tell all rows apart; None if there are none, or they are too long."""
+    """Names made of the fewest settings that tell all rows apart; None if there are none."""
     if len(identities) == 1:
         return [str(identities[0]["model"])]
     chosen: list[str] = []
@@ -79,8 +80,7 @@ def labels_by_settings(identities: Sequence[Settings]) -> list[str] | None:
         if _count(identities, rest) == len(identities):
             chosen = rest
     ordered = [name for name in varying if name in chosen]
-    labels = [", ".join(setting(name, identity.get(name)) for name in ordered) for identity in identities]
-    return labels if max(map(len, labels)) <= _LONGEST_LABEL else None
+    return [", ".join(setting(name, identity.get(name)) for name in ordered) for identity in identities]
 
 
 def setting(name: str, value: Any) -> str:

@@ -34,7 +34,8 @@ def _spread(row: ComparisonRow) -> str:
     if test.half_width is None or test.std is None:
         return "One seed: the spread between seeds is unknown."
     if test.std == 0:
-        return f"All {plural(test.n, 'seed')} agree to the last image, by chance: no measure of the spread."
+        everyone = "Both" if test.n == 2 else f"All {test.n}"
+        return f"{everyone} seeds agree to the last image, by chance: no measure of the spread."
     spread = f"SD {100 * test.std:.2f} points over {plural(test.n, 'seed')}"
     return f"{spread}; 95% CI of the mean{half_width(test.half_width)}." if test.informative else f"{spread}."
 
@@ -43,12 +44,12 @@ def _verdict(difference: Difference, base: str) -> str:
     gain, n = f"{points(difference.mean)} points vs. {base}", plural(difference.n, "seed")
     if difference.half_width is None:
         return f"{gain} with one seed, which is no evidence of a difference."
+    if difference.p_adjusted is None:
+        return f"No evidence of a difference: {gain} for each of {n}, and no spread to judge by."
     if not difference.informative:
         return f"No evidence of a difference: {gain}, and {n} give no useful interval."
     low, high = difference.mean - difference.half_width, difference.mean + difference.half_width
     measured = f"{gain} ({points(low)} to {points(high)}, {n})"
-    if difference.p_adjusted is None:
-        return f"No evidence of a difference: {measured}, and no spread to judge by."
     if difference.verdict != "no evidence":
         return f"{difference.verdict.capitalize()}: {measured}, p = {difference.p_adjusted:.2g}."
     corrected = f"; p = {difference.p_adjusted:.2g} after correction for the other rows" if low * high > 0 else ""
@@ -142,7 +143,8 @@ def notes(record: StudyRecord) -> list[str]:
     """How to read the metrics; only what this report has."""
     found = [
         "A mean over seeds is given ± the half width of its 95% interval (Student's t), or with the interval's ends "
-        "where it would reach beyond 0 or 100%; one seed has no interval. SD is the standard deviation over seeds. The "
+        "where it would reach beyond 0 or 100%. One seed has no interval; that of two seeds is left out where it is "
+        "wider than ± 10 points, and that of equal results always. SD is the standard deviation over seeds. The "
         "accuracy of a single run is given with the ends of its 95% interval over the choice of images (Wilson).",
         "Epoch time is training alone, the median over epochs and seeds. Training accuracy is the running mean over "
         "augmented images while the weights change: it can be below the test accuracy, and the gap between the two is "

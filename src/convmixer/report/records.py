@@ -165,6 +165,11 @@ class StudyRecord:
         record: Self = _built(cls, values)
         return record
 
+    @property
+    def single(self) -> RunRow | None:
+        """The run, if the report is about one run alone."""
+        return self.runs[0] if len(self.runs) == 1 and not self.searches else None
+
     def run(self, path: str) -> RunRow:
         """The run in the directory ``path``."""
         return next(run for run in self.runs if run.path == path)

@@ -14,7 +14,7 @@ from convmixer.report.records import StudyRecord
 from convmixer.report.tables import Cell, Table
 from convmixer.utils import visualization as colours
 from convmixer.utils.formatting import NOTHING
-from convmixer.utils.visualization import figure_svg
+from convmixer.utils.visualization import TIP, figure_svg
 
 # Colours of the figures that the page sets by its scheme; heat maps keep theirs, with the texts on them.
 _VARIABLES = {
@@ -48,6 +48,7 @@ def inline_svg(figure: ReportFigure) -> Markup:
     svg = figure_svg(figure.figure)
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
+    svg = re.sub(rf"""<g id=(["']){TIP}(.*?)\1>""", r"<g class=\1tip\1 data-tip=\1\2\1>", svg)
     prefix = re.sub(r"\W+", "-", figure.name)
     svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
     for colour, name in _VARIABLES.items():
@@ -73,7 +74,9 @@ def markdown(record: StudyRecord, figures: Sequence[ReportFigure], featured: Fea
     parts = [f"# {record.name}", "\n".join(f"- {name}: {escaped(value)}" for name, value in known)]
     if record.problems:
         parts += ["## Could not be read", "\n".join(f"- {escaped(problem)}" for problem in record.problems)]
-    for experiment in record.experiments:
+    if record.single is not None:
+        parts.append(markdown_table(tables.run_metrics(record.single)))
+    for experiment in record.experiments if record.single is None else ():
         parts += [f"## {escaped(experiment.title)}", escaped(experiment.question)]
         parts += [_origin(experiment.dataset, experiment.profile, experiment.command)]
         if experiment.designed:
@@ -89,8 +92,16 @@ def markdown(record: StudyRecord, figures: Sequence[ReportFigure], featured: Fea
             parts.append(markdown_table(tables.summary([(winner, insight.of_row(winner, None))], "Winner")))
         parts += [markdown_table(tables.trials(search)), drawn(search.name)]
     if featured is not None:
-        parts += ["## A closer look", f"{escaped(featured.label)}: `{featured.run.row.path}`", drawn("featured")]
-    parts += ["## All runs", markdown_table(tables.runs(record))]
+        if record.single is None:
+            parts += ["## A closer look", f"{escaped(featured.label)}: `{featured.run.row.path}`"]
+        parts.append(drawn("featured"))
+        if featured.run.evaluation is not None:
+            parts += ["### Classes", markdown_table(tables.classes(featured.run.evaluation))]
+        if featured.run.config is not None:
+            settings = (tables.run_settings(featured.run.config, changed=changed) for changed in (True, False))
+            parts += [part for table in settings for part in (f"### {table.caption}", markdown_table(table))]
+    if record.single is None:
+        parts += ["## All runs", markdown_table(tables.runs(record))]
     parts += ["## How to read this", "\n".join(f"- {note}" for note in insight.notes(record))]
     return "\n\n".join(part for part in parts if part) + "\n"
 

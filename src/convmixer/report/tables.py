@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from convmixer.config import RunConfig
+from convmixer.errors import InputError
 from convmixer.experiments.grid_search import published_result
+from convmixer.presets import run_config
 from convmixer.report.insight import of_row, short_commit
 from convmixer.report.records import ComparisonRow, Difference, ExperimentRecord, RunRow, SearchRecord, StudyRecord
 from convmixer.runs import TrialRecord
@@ -79,7 +82,9 @@ def summary(rows: Sequence[tuple[ComparisonRow, str]], caption: str) -> Table:
 
 
 def overview(record: StudyRecord) -> list[Table]:
-    """For a terminal: the rows of every experiment, group of runs and search, without their notes."""
+    """For a terminal: the rows of every experiment, group of runs and search, without their notes; or the only run."""
+    if record.single is not None:
+        return [run_metrics(record.single)]
     found = [comparison(e) if e.designed else ranking(e, record) for e in record.experiments]
     winners = [(search.title, search.winner) for search in record.searches if search.winner is not None]
     return found + [summary([(winner, of_row(winner, None))], title) for title, winner in winners]
@@ -112,11 +117,10 @@ def _published(text: str) -> str:
 
 def ranking(group: ExperimentRecord, record: StudyRecord) -> Table:
     """Runs that no experiment explains, the most accurate first."""
-    headers = ("Run", "Test accuracy", "Validation", "Train", "Epochs", "Epoch time", "Parameters", "Status")
+    headers = ("Run", "Test accuracy", "Validation", "Train", "Epochs", "Epoch time", "Parameters", "Runs")
     runs = {run.path: run for run in record.runs}
     rows = tuple(_ranking_row(row, [runs[path] for path in row.runs]) for row in group.rows)
-    keys = tuple(row.runs[0] for row in group.rows)
-    return Table(group.title, headers, rows, keys, ("Parameters", "Train", "Epoch time", "Epochs"))
+    return Table(group.title, headers, rows, details=("Parameters", "Train", "Epoch time", "Epochs"))
 
 
 def _ranking_row(row: ComparisonRow, runs: Sequence[RunRow]) -> tuple[Cell, ...]:
@@ -133,7 +137,7 @@ def _ranking_row(row: ComparisonRow, runs: Sequence[RunRow]) -> tuple[Cell, ...]
         Cell(count(first.epochs), value=first.epochs),
         Cell(duration(row.epoch_seconds), value=row.epoch_seconds),
         Cell(count(row.parameters), value=row.parameters),
-        Cell(", ".join(filter(None, (plural(len(finished), "seed") if finished else "", states)))),
+        Cell(plural(len(runs), "run"), note=states, links=tuple((str(i + 1), run.path) for i, run in enumerate(runs))),
     )
 
 
@@ -234,7 +238,8 @@ def _value_cell(value: Any) -> Cell:
 def runs(record: StudyRecord) -> Table:
     """Every run with its metrics, its directory and the command that repeats it."""
     extra = tuple(dict.fromkeys(name for run in record.runs for name in run.extra_metrics))
-    details = ("Loss", "Calibration", "Engine", "Commit", "Directory", "Repeat with")
+    details = ("Used by", *map(_named, extra), "Loss", "Calibration", "Parameters", "Engine", "Commit", "Directory",
+               "Repeat with")  # fmt: skip
     headers = ("Run", "Test", "Validation", "Train", "Status", "Used by", "Data", "Model", "Seed", "Best epoch",
                *map(_named, extra), "Loss", "Calibration", "Epoch time", "Parameters", "Engine", "Commit",
                "Directory", "Repeat with")  # fmt: skip
@@ -243,7 +248,6 @@ def runs(record: StudyRecord) -> Table:
 
 
 def _run_row(run: RunRow, extra: tuple[str, ...]) -> tuple[Cell, ...]:
-    status = f"{run.status}: {run.message}" if run.message else run.status
     epochs = f"{run.selected_epoch} of {run.epochs}" if run.selected_epoch else count(run.epochs)
     engine = " ".join(filter(None, (run.engine, run.precision)))
     untested = "search trial, not tested" if run.is_trial else NOTHING
@@ -253,7 +257,7 @@ def _run_row(run: RunRow, extra: tuple[str, ...]) -> tuple[Cell, ...]:
         Cell(test, value=run.test_accuracy),
         Cell(accuracy(run.val_accuracy, run.val_images), value=run.val_accuracy),
         Cell(percent(run.train_accuracy), value=run.train_accuracy),
-        Cell(status, value=run.status),
+        Cell(run.status, note=run.message, value=run.status),
         Cell(", ".join(run.purposes) or NOTHING, value=", ".join(run.purposes)),
         Cell(run.dataset or NOTHING, value=run.dataset),
         Cell(run.model or NOTHING, value=run.model),
@@ -268,6 +272,54 @@ def _run_row(run: RunRow, extra: tuple[str, ...]) -> tuple[Cell, ...]:
         Cell(short_commit(run.commit) or NOTHING, value=run.commit, code=True),
         Cell(run.path, value=run.path, code=True),
         Cell(run.repeat or NOTHING, code=True),
+    )
+
+
+# A run by itself
+
+
+def run_metrics(run: RunRow) -> Table:
+    """The metrics of one run, a line each."""
+    epochs = NOTHING if run.epochs is None else f"{run.selected_epoch or NOTHING} of {run.epochs}"
+    test = accuracy(run.test_accuracy, run.test_images) if not run.is_trial else "search trial, not tested"
+    val = accuracy(run.val_accuracy, run.val_images)
+    lines = {
+        "Test accuracy": f"{test}{_images(run.test_accuracy, run.test_images)}",
+        **{_named(name): percent(value) for name, value in run.extra_metrics.items()},
+        "Validation accuracy": f"{val}{_images(run.val_accuracy, run.val_images)}",
+        "Training accuracy": percent(run.train_accuracy),
+        "Test loss": NOTHING if run.test_loss is None else f"{run.test_loss:.4f}",
+        "Calibration error": percent(run.calibration_error),
+        "Best epoch": epochs,
+        "Epoch time": duration(run.epoch_seconds),
+        "Parameters": count(run.parameters),
+        "Multiply-adds for an image": count(run.multiply_adds),
+        "Engine": " ".join(filter(None, (run.engine, run.precision))) or NOTHING,
+        "Status": f"{run.status}: {run.message}" if run.message else run.status,
+    }
+    rows = tuple((Cell(name), Cell(text)) for name, text in lines.items() if text != NOTHING)
+    return Table("Metrics", ("Metric", "Value"), rows)
+
+
+def _images(value: float | None, images: int | None) -> str:
+    return f", {count(images)} images" if value is not None and images else ""
+
+
+def run_settings(config: RunConfig, *, changed: bool) -> Table:
+    """The settings that define a run: those that differ from its model's and recipe's own, or all others."""
+    own = {name: value for name, value in config.identity().items() if name not in ("model", "recipe")}
+    try:
+        preset = run_config(config.model, config.recipe).identity()
+    except InputError:  # of another version
+        preset = {}
+    names = [name for name, value in own.items() if (name in preset and preset[name] == value) is not changed]
+    if changed:
+        rows = [(Cell(name), Cell(number(own[name])), Cell(number(preset.get(name)))) for name in names]
+        return Table("Changed settings", ("Setting", "Value", f"{config.model}, {config.recipe}"), tuple(rows))
+    return Table(
+        f"Other settings, those of {config.model} and {config.recipe}",
+        ("Setting", "Value"),
+        tuple((Cell(name), Cell(number(own[name]))) for name in names),
     )
 
 

@@ -193,9 +193,12 @@ class MeanInterval:
     def informative(self) -> bool:
         """Whether there is an interval that says anything about an accuracy, or a difference of accuracies.
 
-        Student's t is 12.7 for two seeds: two points apart, their interval is 25 points wide.
+        Student's t is 12.7 for two seeds: two points apart, their interval is 25 points wide. Seeds that are all equal
+        tell of the coarseness of the metric and not of certainty.
         """
-        return self.half_width is not None and (self.n > 2 or self.half_width <= _LARGEST_OF_TWO)
+        if self.half_width is None or self.std is None or self.std <= _ROUNDING:
+            return False
+        return self.n > 2 or self.half_width <= _LARGEST_OF_TWO
 
 
 def mean_interval(values: Iterable[float]) -> MeanInterval:

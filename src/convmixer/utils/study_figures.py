@@ -1,42 +1,63 @@
-"""Figures of a study: comparisons over seeds, grid searches, learned weights. Typed rows in, a matplotlib figure out.
+"""Figures of a study: comparisons over seeds, searches, learned weights. Typed rows in, a matplotlib figure out.
 
-Each is 4.5 inches wide, so that its texts keep their size on a phone and two stand side by side on a desk.
+Each is 4.5 inches wide: texts keep their size on a phone, and two stand side by side on a desk. Panels have a fixed
+height, whatever the number of rows; the legend below is measured.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from convmixer.utils.formatting import duration, half_width, number, percent, points
 from convmixer.utils.metrics import MainEffect
-from convmixer.utils.visualization import BLUE, HEAT, INK, LINE, ORANGE, SERIES, WHITE, styled
+from convmixer.utils.visualization import (
+    BLUE,
+    HEAT,
+    INK,
+    LINE,
+    ORANGE,
+    SERIES,
+    TIPS_PER_LINE,
+    WHITE,
+    add_tip,
+    epoch_ticks,
+    styled,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_WIDTH = 4.5
+_WIDTH, _HEIGHT = 4.5, 3.3
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+_LEGEND_FONT = 8.5
+_LEGEND_TEXT = 3.75
+_OTHERS = "#b3bcc7"
 
 
 @dataclass(frozen=True)
 class Band:
-    """A figure over epochs, of several runs: at each epoch the mean, the lowest and the highest."""
+    """A metric over epochs, of several runs: at each epoch the mean, the lowest and the highest."""
 
     label: str
     epochs: tuple[int, ...]
     mean: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
+    highlighted: bool = True
+    """In a colour of its own and in the legend; else grey among the others."""
 
 
-def band(label: str, runs: Sequence[Mapping[int, float]]) -> Band:
+def band(label: str, runs: Sequence[Mapping[int, float]], highlighted: bool = True) -> Band:
     """Summarises epoch → value of several runs over the epochs that all of them have."""
     shared = sorted(set.intersection(*(set(run) for run in runs))) if runs else []
     values = [[run[epoch] for run in runs] for epoch in shared]
@@ -46,70 +67,87 @@ def band(label: str, runs: Sequence[Mapping[int, float]]) -> Band:
         tuple(math.fsum(group) / len(group) for group in values),
         tuple(min(group) for group in values),
         tuple(max(group) for group in values),
+        highlighted,
     )
 
 
-def curve_bands(bands: Sequence[Band], ylabel: str, *, percent: bool) -> Figure:
-    """A line for each band with its range shaded, in its own colour and dashes."""
+def curve_bands(bands: Sequence[Band], ylabel: str, *, is_share: bool) -> Figure:
+    """A line for each band; highlighted ones with their range shaded, in a colour and dashes of their own."""
     with styled() as new:
-        from matplotlib.ticker import MaxNLocator
-
-        figure = new(figsize=(_WIDTH, 3.6), layout="constrained")
+        figure = new(figsize=(_WIDTH, _HEIGHT), layout="constrained")
         axes = figure.add_subplot()
-        for i, row in enumerate(bands):
-            colour = SERIES[i % len(SERIES)]
-            style = _DASHES[i // len(SERIES) % len(_DASHES)]
-            marker = "o" if len(row.epochs) == 1 else ""
+        others = [row for row in bands if not row.highlighted]
+        for i, row in enumerate(others):
+            label = f"{len(others)} others" if i == 0 else None
+            axes.plot(row.epochs, row.mean, color=_OTHERS, linewidth=0.8, marker=_dot(row), markersize=3, label=label)
+        for i, row in enumerate(row for row in bands if row.highlighted):
+            colour, style = SERIES[i % len(SERIES)], _DASHES[i // len(SERIES) % len(_DASHES)]
             axes.plot(
-                row.epochs, row.mean, color=colour, linestyle=style, marker=marker, linewidth=1.7, label=row.label
+                row.epochs, row.mean, color=colour, linestyle=style, marker=_dot(row), linewidth=1.7, label=row.label
             )
             axes.fill_between(row.epochs, row.low, row.high, color=colour, alpha=0.16, linewidth=0)
+            step = -(-len(row.epochs) // TIPS_PER_LINE)
+            for epoch, value in list(zip(row.epochs, row.mean, strict=True))[::-step]:
+                told = percent(value) if is_share else f"{value:.3f}"
+                add_tip(axes, epoch, value, f"{row.label}, epoch {epoch}: {told}")
         axes.set(xlabel="epoch", ylabel=ylabel)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        if percent:
+        axes.set_xticks(epoch_ticks(min(row.epochs[0] for row in bands), max(row.epochs[-1] for row in bands)))
+        if is_share:
             _percent(axes.yaxis)
-        _legend_below(figure, len(bands))
+        _legend_below(figure, axes)
     return figure
+
+
+def _dot(row: Band) -> str:
+    return "o" if len(row.epochs) == 1 else ""
 
 
 @dataclass(frozen=True)
 class CostPoint:
-    """A row's cost and worth: seconds an epoch takes and accuracy ± ``half_width`` (None: one seed)."""
+    """A row's cost and worth: seconds an epoch takes and accuracy ± ``half_width`` (None: no useful interval)."""
 
     label: str
     seconds: float
     accuracy: float
     half_width: float | None
     on_front: bool
+    highlighted: bool = True
 
 
-def accuracy_against_time(points: Sequence[CostPoint]) -> Figure:
+def accuracy_against_time(rows: Sequence[CostPoint]) -> Figure:
     """Accuracy over epoch time with the Pareto front as a step: nothing was seen above it or left of it."""
     with styled() as new:
-        figure = new(figsize=(_WIDTH, 3.6), layout="constrained")
+        figure = new(figsize=(_WIDTH, _HEIGHT), layout="constrained")
         axes = figure.add_subplot()
-        front = sorted((p for p in points if p.on_front), key=lambda point: point.seconds)
+        front = sorted((p for p in rows if p.on_front), key=lambda point: point.seconds)
         axes.step([p.seconds for p in front], [p.accuracy for p in front], where="post", color=LINE, linewidth=1.4)
-        for i, point in enumerate(points):
-            colour = SERIES[i % len(SERIES)]
-            fill = colour if point.on_front else WHITE
-            yerr = point.half_width or 0.0
+        others = [point for point in rows if not point.highlighted]
+        if others:
+            values = [p.seconds for p in others], [p.accuracy for p in others]
+            axes.plot(*values, "o", color=_OTHERS, markersize=4, label=f"{len(others)} others")
+        for i, point in enumerate(point for point in rows if point.highlighted):
+            colour, half = SERIES[i % len(SERIES)], point.half_width or 0.0
             axes.errorbar(
                 point.seconds,
                 point.accuracy,
-                yerr=yerr,
-                fmt="o",
+                yerr=[[min(half, point.accuracy)], [min(half, 1 - point.accuracy)]],
+                fmt="o" if i < len(SERIES) else "s",
                 color=colour,
-                markerfacecolor=fill,
+                markerfacecolor=colour if point.on_front else WHITE,
                 markersize=7,
                 elinewidth=1.2,
                 label=point.label,
             )
+        for point in rows:
+            worth = f"{percent(point.accuracy)}{half_width(point.half_width)}"
+            add_tip(axes, point.seconds, point.accuracy, f"{point.label}: {worth} at {duration(point.seconds)}")
         axes.margins(0.12)
         axes.set_ylim(max(axes.get_ylim()[0], 0.0), min(axes.get_ylim()[1], 1.0))
-        axes.set(xlabel="seconds an epoch", ylabel="test accuracy")
+        axes.set(xlabel="seconds per epoch", ylabel="test accuracy")
+        if len(rows) > 1 and max(p.seconds for p in rows) > 20 * min(p.seconds for p in rows) > 0:
+            _logarithmic(axes)
         _percent(axes.yaxis)
-        _legend_below(figure, len(points))
+        _legend_below(figure, axes)
     return figure
 
 
@@ -123,24 +161,28 @@ class DifferencePoint:
     other: float | None
 
 
-def differences(points: Sequence[DifferencePoint], other: str) -> Figure:
+def differences(rows: Sequence[DifferencePoint], other: str) -> Figure:
     """Differences with their intervals beside zero, one below the other; diamonds are the other study's."""
     with styled() as new:
-        figure = new(figsize=(_WIDTH, 1.3 + 0.42 * len(points)), layout="constrained")
+        figure = new(figsize=(_WIDTH, 0.9 + 0.42 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
-        heights = list(range(len(points)))
+        heights = list(range(len(rows)))
         axes.axvline(0.0, color=INK, linewidth=1.0)
-        for y, point in zip(heights, points, strict=True):
+        for y, point in zip(heights, rows, strict=True):
             half = 100 * (point.half_width or 0.0)
             axes.errorbar(100 * point.difference, y, xerr=half, fmt="o", color=BLUE, markersize=6, elinewidth=2.2)
-        known = [(100 * p.other, y) for y, p in zip(heights, points, strict=True) if p.other is not None]
+            text = f"{point.label}: {points(point.difference)}{half_width(point.half_width)} points"
+            add_tip(axes, 100 * point.difference, y, text)
+        known = [(100 * p.other, y, p.label) for y, p in zip(heights, rows, strict=True) if p.other is not None]
         if known:
-            axes.plot(*zip(*known, strict=True), "D", color=ORANGE, markersize=5, label=other)
-            _legend_below(figure, 1)
-        axes.set_yticks(heights, [textwrap.fill(point.label, 22) for point in points])
-        axes.set_ylim(len(points) - 0.4, -0.6)
+            axes.plot([x for x, _, _ in known], [y for _, y, _ in known], "D", color=ORANGE, markersize=5, label=other)
+            for x, y, label in known:
+                add_tip(axes, x, y, f"{label}, {other}: {points(x / 100)} points")
+        axes.set_yticks(heights, [textwrap.fill(point.label, 22) for point in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("percentage points of test accuracy")
+        _legend_below(figure, axes)
     return figure
 
 
@@ -150,7 +192,7 @@ def heat_map(cells: ArrayLike, rows: tuple[str, Sequence[Any]], columns: tuple[s
     Args:
         cells: (R + 1, C + 1) fractions; NaN where nothing was measured.
         rows: what the rows are, and their R values.
-        columns: likewise.
+        columns: what the columns are, and their C values.
     """
     values = np.asarray(cells, dtype=np.float64)
     with styled() as new:
@@ -170,8 +212,8 @@ def heat_map(cells: ArrayLike, rows: tuple[str, Sequence[Any]], columns: tuple[s
             annot_kws={"fontsize": 9.0},
             linewidths=0.8,
             cbar=False,
-            xticklabels=[*map(_shown, columns[1]), "mean"],
-            yticklabels=[*map(_shown, rows[1]), "mean"],
+            xticklabels=[*map(number, columns[1]), "mean"],
+            yticklabels=[*map(number, rows[1]), "mean"],
         )
         axes.hlines(len(values) - 1, *axes.get_xlim(), color=INK, linewidth=1.2)
         axes.vlines(values.shape[1] - 1, *axes.get_ylim(), color=INK, linewidth=1.2)
@@ -194,22 +236,24 @@ def marginal(name: str, trials: Sequence[tuple[float, float]], means: Sequence[t
         axes = figure.add_subplot()
         axes.plot(values, [a for _, a in trials], "o", color=BLUE, alpha=0.45, label="a trial")
         axes.plot(centres, [mean for _, mean in means], color=ORANGE, marker="D", markersize=5, label="mean")
+        for value, reached in trials:
+            add_tip(axes, value, reached, f"{name} {number(value)}: {percent(reached)}")
         if min(values) > 0 and max(values) >= 4 * min(values):
-            axes.set_xscale("log")
+            _logarithmic(axes)
         if set(values) == set(centres):
-            axes.set_xticks(centres, [_shown(centre) for centre in centres])
+            axes.set_xticks(centres, list(map(number, centres)))
             axes.set_xticks([], minor=True)
         axes.set(xlabel=name, ylabel="validation accuracy")
         axes.margins(x=0.1)
         _percent(axes.yaxis)
-        _legend_below(figure, 2)
+        _legend_below(figure, axes)
     return figure
 
 
 def importances(effects: Sequence[MainEffect]) -> Figure:
-    """The part of the variance that each parameter explains; a mark shows what chance alone gives."""
+    """The share of the variance that each parameter explains; a mark shows what chance alone gives."""
     with styled() as new:
-        figure = new(figsize=(_WIDTH, 1.3 + 0.42 * len(effects)), layout="constrained")
+        figure = new(figsize=(_WIDTH, 0.9 + 0.42 * len(effects)), layout="constrained")
         axes = figure.add_subplot()
         heights = range(len(effects))
         axes.barh(heights, [e.share for e in effects], height=0.55, color=BLUE)
@@ -225,91 +269,10 @@ def importances(effects: Sequence[MainEffect]) -> Figure:
         axes.set_yticks(heights, [e.name for e in effects])
         axes.set_ylim(len(effects) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
-        axes.set(xlabel="part of the variance between trials")
+        axes.set(xlabel="share of the variance between trials")
         _percent(axes.xaxis)
-        _legend_below(figure, 1)
+        _legend_below(figure, axes)
     return figure
-
-
-def kernel_sheet(blocks: Sequence[ArrayLike], columns: int = 16) -> Figure:
-    """Depthwise kernels, a row for each block: blue is positive, orange negative, each scaled by its largest weight.
-
-    Args:
-        blocks: (dim, k, k) each, k of its own; of more channels than ``columns`` some are shown, evenly spaced.
-        columns: channels to show.
-    """
-    shown = [_spread(np.asarray(block, dtype=np.float64), columns) for block in blocks]
-    side = max(block.shape[-1] for block in shown)
-    tiles = [_framed(kernel / (np.abs(kernel).max() or 1.0), side) for block in shown for kernel in block]
-    with styled() as new:
-        from matplotlib.colors import LinearSegmentedColormap
-
-        sheet = tiled(tiles, max(map(len, shown)))
-        figure = new(figsize=(_WIDTH, 0.45 + _WIDTH * sheet.shape[0] / sheet.shape[1]), layout="constrained")
-        axes = figure.add_subplot()
-        colours = LinearSegmentedColormap.from_list("signed", [ORANGE, "#fbfaf8", BLUE])
-        axes.imshow(sheet, cmap=colours, vmin=-1, vmax=1, interpolation="nearest")
-        rows = range(len(shown))
-        axes.set_yticks([(side + 1) * i + (side - 1) / 2 for i in rows], [f"{i + 1}" for i in rows])
-        axes.set_ylabel("block")
-        _bare(axes)
-    return figure
-
-
-def _framed(kernel: NDArray[np.float64], side: int) -> NDArray[np.float64]:
-    """A smaller kernel in the middle of an empty square, at the same scale as the largest."""
-    frame = np.full((side, side), np.nan)
-    first = (side - kernel.shape[0]) // 2
-    frame[first : first + kernel.shape[0], first : first + kernel.shape[1]] = kernel
-    return frame
-
-
-def embedding_sheet(weights: ArrayLike, columns: int = 16, limit: int = 64) -> Figure:
-    """Patch embeddings as small pictures, all on one scale on which grey is 0; without colours for one channel.
-
-    Args:
-        weights: (dim, C, p, p), C of 1 or 3.
-        columns: pictures in a row.
-        limit: pictures at most, evenly spaced.
-    """
-    chosen = _spread(np.asarray(weights, dtype=np.float64), limit)
-    pictures = np.clip(0.5 + 0.5 * chosen / (np.quantile(np.abs(chosen), 0.99) or 1.0), 0.0, 1.0)
-    pictures = np.broadcast_to(pictures, (len(pictures), 3, *pictures.shape[2:])).transpose(0, 2, 3, 1)
-    with styled() as new:
-        sheet = tiled(list(pictures), min(columns, len(pictures)), gap=1)
-        figure = new(figsize=(_WIDTH, 0.2 + _WIDTH * sheet.shape[0] / sheet.shape[1]), layout="constrained")
-        axes = figure.add_subplot()
-        opaque = ~np.isnan(sheet).any(axis=2, keepdims=True)
-        axes.imshow(np.concatenate([np.nan_to_num(sheet), opaque], axis=2), interpolation="nearest")
-        axes.set_yticks([])
-        _bare(axes)
-    return figure
-
-
-def tiled(tiles: Sequence[ArrayLike], columns: int, gap: int = 1) -> NDArray[np.float64]:
-    """Equal tiles (h, w) or (h, w, 3) side by side in rows of ``columns``; gaps and what is left over are NaN."""
-    arrays = [np.asarray(tile, dtype=np.float64) for tile in tiles]
-    h, w = arrays[0].shape[:2]
-    rows = -(-len(arrays) // columns)
-    sheet = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, *arrays[0].shape[2:]), np.nan)
-    for i, tile in enumerate(arrays):
-        y, x = i // columns * (h + gap), i % columns * (w + gap)
-        sheet[y : y + h, x : x + w] = tile
-    return sheet
-
-
-def _spread(items: NDArray[np.float64], n: int) -> NDArray[np.float64]:
-    """At most ``n`` items, the first and the last among them, evenly spaced."""
-    index = np.unique(np.linspace(0, len(items) - 1, min(n, len(items))).round().astype(int))
-    chosen: NDArray[np.float64] = items[index]
-    return chosen
-
-
-def _bare(axes: Axes) -> None:
-    axes.grid(visible=False)
-    axes.set_xticks([])
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
 
 
 def _percent(axis: Any) -> None:
@@ -318,10 +281,59 @@ def _percent(axis: Any) -> None:
     axis.set_major_formatter(PercentFormatter(1.0))
 
 
-def _legend_below(figure: Figure, entries: int) -> None:
-    """A legend under the axes, which hides no data."""
-    figure.legend(loc="outside lower left", ncols=min(entries, 2), fontsize=8.5)
+def _logarithmic(axes: Axes) -> None:
+    """A logarithmic x axis with plain numbers: 0.001, 0.01, 0.1."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axes.dataLim.intervalx
+    few = math.log10(high / low) < 2
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,), numticks=8))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _shown(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    """A legend under the axes, which hides no data; the figure grows by what it needs."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    entries = list(zip(*axes.get_legend_handles_labels(), strict=True))
+    if not entries:
+        return
+    entries.sort(key=lambda entry: bool(re.fullmatch(r"\d+ others", entry[1])))
+    handles, labels = zip(*entries, strict=True)
+    columns = 2 if len(labels) > 1 and max(map(_text_width, labels)) < 0.42 * _LEGEND_TEXT else 1
+    wrapped = [_wrapped(label, _LEGEND_TEXT) for label in labels]
+    legend = figure.legend(handles, wrapped, loc="lower left", ncols=columns, fontsize=_LEGEND_FONT)
+    below = legend.get_window_extent().height / figure.dpi
+    height = figure.get_figheight() + below
+    figure.set_figheight(height)
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(rect=(0.0, below / height, 1.0, 1.0 - below / height))
+
+
+def _wrapped(text: str, width: float) -> str:
+    """``text`` with line breaks where it would be wider than ``width`` inches: between words, else within one."""
+    lines, line = [], ""
+    for word in text.split(" "):
+        joined = f"{line} {word}" if line else word
+        if line and _text_width(joined) > width:
+            lines.append(line)
+            joined = word
+        while _text_width(joined) > width:
+            cut = next(i for i in range(len(joined) - 1, 0, -1) if _text_width(joined[:i]) <= width)
+            lines.append(joined[:cut])
+            joined = joined[cut:]
+        line = joined
+    return "\n".join([*lines, line])
+
+
+@functools.lru_cache(4096)
+def _text_width(text: str) -> float:
+    """Inches that the legend's font needs; ``styled`` has to be in force."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextToPath
+
+    width, _, _ = TextToPath().get_text_width_height_descent(text, FontProperties(size=_LEGEND_FONT), ismath=False)
+    return float(width) / 72

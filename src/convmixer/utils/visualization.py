@@ -6,8 +6,11 @@ different lightness, told apart with any colour vision and in grey; where there 
 
 from __future__ import annotations
 
+import functools
 import io
+import math
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convmixer.files import write_atomic
+from convmixer.utils.formatting import percent
 from convmixer.utils.metrics import CalibrationBin, expected_calibration_error
 
 if TYPE_CHECKING:  # matplotlib takes half a second to import; only drawing needs it
@@ -32,8 +36,24 @@ GRID = "#e6eaef"
 HEAT = "#225f9c"  # not BLUE: a page that exchanges colours leaves those of heat maps alone
 SERIES = (BLUE, ORANGE, "#17836f", "#8450a8", "#b8385a", "#7a6418")
 
+# DejaVu Sans comes with matplotlib and is the same on every machine; the others, where they are installed, have the
+# scripts that it lacks.
+_FONT = "DejaVu Sans"
+_OTHER_SCRIPTS = (
+    *(
+        "Noto Sans CJK SC",
+        "Noto Sans CJK JP",
+        "Noto Sans SC",
+        "Noto Sans JP",
+        "WenQuanYi Zen Hei",
+        "Droid Sans Fallback",
+    ),
+    *("PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Arial Unicode MS"),
+    *("Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans Bengali", "Noto Sans Tamil", "Nirmala UI", "Leelawadee UI"),
+    *("Noto Emoji", "Symbola", "Segoe UI Emoji", "Noto Sans Symbols2"),
+)
+
 _STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
     "font.size": 9.5,
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
@@ -60,12 +80,25 @@ _STYLE_LOCK = threading.RLock()  # matplotlib's settings are global to the proce
 
 @contextmanager
 def styled() -> Iterator[type[Figure]]:
-    """Our settings on top of matplotlib's defaults, whatever the user's own are; hands out the class to draw with."""
+    """Our settings on top of matplotlib's defaults, whatever the user's own are; hands out the class to draw with.
+
+    Characters that no installed font has become boxes, without a warning for each of them.
+    """
     import matplotlib.style
     from matplotlib.figure import Figure
 
-    with _STYLE_LOCK, matplotlib.style.context(_STYLE, after_reset=True):
+    style = _STYLE | {"font.family": [_FONT, *_installed(_OTHER_SCRIPTS)]}
+    with _STYLE_LOCK, matplotlib.style.context(style, after_reset=True), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"(Glyph \d+|Matplotlib currently does not support)")
         yield Figure
+
+
+@functools.cache
+def _installed(names: tuple[str, ...]) -> tuple[str, ...]:
+    from matplotlib import font_manager
+
+    known = set(font_manager.get_font_names())
+    return tuple(name for name in names if name in known)
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
@@ -89,13 +122,25 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 
 def figure_svg(figure: Figure) -> str:
-    """The figure as an SVG element for a page: transparent, its texts as texts, in the page's font."""
+    """The figure as an SVG element for a page: transparent, its texts as texts, for the page's own fonts."""
     import matplotlib
 
     buffer = io.StringIO()
-    with styled(), matplotlib.rc_context({"svg.fonttype": "none"}):
+    with styled(), matplotlib.rc_context({"svg.fonttype": "none", "font.family": [_FONT]}):
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     return buffer.getvalue()
+
+
+TIP = "tip: "
+TIPS_PER_LINE = 40
+
+
+def add_tip(axes: Axes, x: float, y: float, text: str) -> None:
+    """Gives a point the text that a page shows when a reader points at it.
+
+    It is the group id, after :data:`TIP`, of an invisible marker.
+    """
+    axes.scatter([x], [y], s=64, alpha=0.0, gid=TIP + text)
 
 
 @dataclass(frozen=True)
@@ -110,13 +155,16 @@ class EpochRow:
     lr: float
 
 
-def learning_curve(rows: Sequence[EpochRow], selected_epoch: int | None = None, held_out: str = "validation") -> Figure:
+def learning_curve(
+    rows: Sequence[EpochRow], selected_epoch: int | None = None, held_out: str = "validation", title: str = ""
+) -> Figure:
     """Loss, accuracy and learning rate over epochs; the epoch whose weights were kept is marked.
 
     Args:
         rows: an epoch each.
         selected_epoch: number of the epoch to mark.
         held_out: what to call the images that ``val_loss`` and ``val_accuracy`` are about.
+        title: above all panels.
 
     Raises:
         ValueError: no rows.
@@ -131,6 +179,13 @@ def learning_curve(rows: Sequence[EpochRow], selected_epoch: int | None = None, 
         for name in ("loss", "accuracy"):
             _line(panels[name], rows, f"train_{name}", color=BLUE, label="training")
             _line(panels[name], rows, f"val_{name}", color=ORANGE, linestyle=(0, (4, 1.5)), label=held_out)
+            step = -(-len(rows) // TIPS_PER_LINE)
+            for row in rows[::-step]:
+                for part, told in (("train", "training"), ("val", held_out)):
+                    value = getattr(row, f"{part}_{name}")
+                    if value is not None and math.isfinite(value):
+                        text = percent(value) if name == "accuracy" else f"{value:.3f}"
+                        add_tip(panels[name], row.epoch, value, f"epoch {row.epoch}, {told} {name}: {text}")
         _line(panels["lr"], rows, "lr", color=MUTED)
         panels["accuracy"].yaxis.set_major_formatter(PercentFormatter(1.0))
         panels["lr"].yaxis.set_major_locator(MaxNLocator(2))
@@ -139,14 +194,33 @@ def learning_curve(rows: Sequence[EpochRow], selected_epoch: int | None = None, 
         panels["lr"].set_xlabel("epoch")
         epochs = [row.epoch for row in rows]
         margin = max(0.5, 0.02 * (max(epochs) - min(epochs)))
-        for axes, title in zip(panels.values(), ("Loss", "Accuracy", "Learning rate"), strict=True):
-            axes.set_title(title)
+        for axes, heading in zip(panels.values(), ("Loss", "Accuracy", "Learning rate"), strict=True):
+            axes.set_title(heading)
             axes.set_xlim(min(epochs) - margin, max(epochs) + margin)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            axes.set_xticks(epoch_ticks(min(epochs), max(epochs)))
             if selected_epoch is not None:
                 axes.axvline(selected_epoch, color=INK, lw=0.9, ls=":", label=f"kept: epoch {selected_epoch}")
         panels["loss"].legend(loc="best")
+        figure.supxlabel(_TRAINING_NOTE, fontsize=8.0, color=MUTED, x=0.99, ha="right")
+        _entitle(figure, title)
     return figure
+
+
+_TRAINING_NOTE = (
+    "training: running means over augmented images, with the loss that is optimised (label smoothing included)"
+)
+
+
+def epoch_ticks(first: int, last: int) -> list[int]:
+    """The first epoch, the last one, and few round numbers between them that keep their distance."""
+    step = next(s * 10**p for p in range(9) for s in (1, 2, 5) if (last - first) / (s * 10**p) <= 7)
+    inner = range(math.ceil(first / step) * step, last, step)
+    return sorted({first, last, *(tick for tick in inner if min(tick - first, last - tick) > step / 2)})
+
+
+def _entitle(figure: Figure, title: str) -> None:
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
 
 
 def _line(axes: Axes, rows: Sequence[EpochRow], field: str, **style: Any) -> None:
@@ -164,12 +238,13 @@ def row_shares(confusion: ArrayLike) -> NDArray[np.float64]:
     return shares
 
 
-def confusion_matrix(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
-    """Heat map of the parts of each true class (rows) that were predicted as each class (columns).
+def confusion_matrix(confusion: ArrayLike, classes: Sequence[str], title: str = "") -> Figure:
+    """Heat map of the shares of each true class (rows) that were predicted as each class (columns).
 
     Args:
         confusion: (K, K) counts; written into the cells for up to 20 classes.
         classes: K names.
+        title: above the matrix.
 
     Raises:
         ValueError: names and counts that do not match.
@@ -196,35 +271,46 @@ def confusion_matrix(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
             linewidths=0.8 if small else 0.0,
             xticklabels=list(classes),
             yticklabels=list(classes),
-            cbar_kws={"shrink": 0.6, "label": "part of the true class", "aspect": 30},
+            cbar_kws={"shrink": 0.6, "label": "share of the true class", "aspect": 30},
             rasterized=not small,  # ten thousand squares make a slow SVG
         )
         size = 9.0 if small else max(3.0, min(9.0, 480.0 / k))
         axes.tick_params(axis="x", rotation=90 if k > 5 else 0, labelsize=size, length=0)
         axes.tick_params(axis="y", rotation=0, labelsize=size, length=0)
         axes.set(xlabel="predicted", ylabel="true")
+        _entitle(figure, title)
     return figure
 
 
-def calibration_diagram(bins: Sequence[CalibrationBin]) -> Figure:
-    """Reliability diagram: accuracy by confidence above, how many images have that confidence below."""
+_FEW_IMAGES = 10
+
+
+def calibration_diagram(bins: Sequence[CalibrationBin], title: str = "") -> Figure:
+    """Reliability diagram: accuracy by confidence above, how many images have that confidence below.
+
+    Gaps of bins with fewer than 10 images, which may well be chance, are pale.
+    """
     filled = [(row, row.confidence, row.accuracy) for row in bins]
     rows = [(row, c, a) for row, c, a in filled if c is not None and a is not None]
     confidence, accuracy = [c for _, c, _ in rows], [a for _, _, a in rows]
     low, width = [row.low for row, _, _ in rows], [row.high - row.low for row, _, _ in rows]
     total = sum(row.count for row in bins)
     with styled() as new:
+        from matplotlib.colors import to_rgba
         from matplotlib.ticker import PercentFormatter
 
-        figure = new(figsize=(4.8, 5.4), layout="constrained")
+        figure = new(figsize=(4.8, 5.9), layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
         top.bar(low, accuracy, width, align="edge", color=BLUE_TINT, edgecolor=WHITE)
         top.plot([0, 1], [0, 1], color=INK, linewidth=0.9, linestyle=":", label="perfectly calibrated")
-        top.vlines(confidence, confidence, accuracy, color=ORANGE, linewidth=2.5, label="gap to mean confidence")
+        strength = [to_rgba(ORANGE, 1.0 if row.count >= _FEW_IMAGES else 0.35) for row, _, _ in rows]
+        top.vlines(confidence, confidence, accuracy, color=strength, linewidth=2.5)
+        top.plot([], [], color=ORANGE, linewidth=2.5, label="gap to mean confidence")
         top.plot(confidence, accuracy, "o", color=BLUE, markersize=5, label="accuracy")
         top.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy")
         top.set_title(f"Calibration error {100 * expected_calibration_error(bins):.2f}%")
-        top.legend(loc="upper left")
+        figure.legend(*top.get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=8.5)
+        _entitle(figure, title)
         bottom.bar(low, [row.count / total for row, _, _ in rows], width, align="edge", color=BLUE, edgecolor=WHITE)
         bottom.set(xlabel="confidence", ylabel="images")
         for axis in (top.yaxis, bottom.yaxis, bottom.xaxis):
