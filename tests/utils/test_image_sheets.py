@@ -123,3 +123,12 @@ def test_an_empty_sheet_is_refused() -> None:
         sample_sheet([], "x", "y")
     with pytest.raises(ValueError, match="at least one section"):
         gallery([])
+
+
+@pytest.mark.parametrize("name", ["猫と犬", "ไก่", "बिल्ली", "😺", "$x_1^2$", "in [bold]", "two\nlines"])
+def test_names_in_any_script_are_drawn_without_a_warning(name: str, tmp_path: Path) -> None:
+    sheet = sample_sheet([ClassSamples(name, [plain(9)], [plain(99)])], name, name)
+    assert texts(sheet)[2] == name
+    for suffix in ("png", "svg"):
+        save_figure(sheet, tmp_path / f"sheet.{suffix}")
+    save_figure(gallery([(name, [JudgedImage(plain(9), name, name)])]), tmp_path / "gallery.png")
