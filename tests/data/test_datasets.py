@@ -25,6 +25,7 @@ from convmixer.data.datasets import (
 )
 from convmixer.datasets import DATASETS
 from convmixer.errors import InputError
+from convmixer.records import build
 
 
 def make_split(n: int, *, classes: int = 2, channels: int = 3, size: int = 4, seed: int = 0) -> Split:
@@ -235,7 +236,7 @@ class TestLoadDataset:
 
 def test_info_survives_json():
     info = load_dataset(DataConfig(dataset="digits")).info
-    assert DatasetInfo.from_dict(info.to_dict()) == info
+    assert build(DatasetInfo, info.to_dict(), "dataset.json") == info
 
 
 def test_package_import_is_cheap_and_complete():

@@ -199,6 +199,11 @@ def test_sheets_show_signs_and_colours() -> None:
     kernels[0, 1, 1], kernels[1, 0, 0] = 2.0, -0.5
     image = np.asarray(kernel_sheet([kernels]).axes[0].images[0].get_array().filled(np.nan))
     assert (image[1, 1], image[0, 4]) == (1.0, -1.0)
+    mixed = np.asarray(kernel_sheet([np.ones((2, 5, 5)), -kernels]).axes[0].images[0].get_array().filled(np.nan))
+    assert mixed.shape == (11, 11)
+    assert (mixed[:5, :5] == 1.0).all()
+    assert (mixed[8, 2], mixed[7, 7]) == (-1.0, 1.0)  # in the middle of tiles of 5 × 5
+    assert np.isnan(mixed[6, :5]).all()
     weights = np.zeros((1, 3, 2, 2))
     weights[0, 0] = 1.0
     red = np.asarray(embedding_sheet(weights).axes[0].images[0].get_array())

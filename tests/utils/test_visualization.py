@@ -162,9 +162,10 @@ def test_calibration_diagram_shows_the_bins(tmp_path: Path) -> None:
 
 
 ARCHITECTURES = [(256, 8, 9, 2, 10, 32), (1536, 20, 9, 7, 1000, 224), (64, 2, 3, 1, 10, 8), (768, 32, 11, 14, 100, 224)]
+BY_BLOCK = (256, 8, (9, 9, 5, 5, 5, 3, 3, 3), 2, 10, 32)
 
 
-@pytest.mark.parametrize("sizes", ARCHITECTURES)
+@pytest.mark.parametrize("sizes", [*ARCHITECTURES, BY_BLOCK])
 def test_texts_of_the_architecture_keep_their_distance(sizes: tuple[int, ...]) -> None:
     figure = architecture(*sizes)
     figure.canvas.draw()
@@ -185,6 +186,12 @@ def test_architecture_names_sizes_and_shapes() -> None:
     assert words >= {"3 × 64 × 64", "512 × 16 × 16", "512", "100", "h × n/p × n/p"}
     assert words >= {"LayerNorm 512", "Linear 512 → 256", "Linear 256 → 256", "LayerNorm 256", "Linear 256 → 100"}
     assert words >= {"BatchNorm 512", "Dropout 0.2", "Linear 512 → 100", "512 → 256", "256", "256 → 512"}
+
+
+def test_architecture_counts_kernels_by_block() -> None:
+    words = " ".join(text.get_text() for text in architecture(*BY_BLOCK).axes[0].texts)
+    assert "kernel size k = 9 (2 blocks), 5 (3 blocks), 3 (3 blocks)" in words
+    assert "Depthwise k×k" in words
 
 
 def test_the_committed_picture_is_what_the_code_draws(repository: Path, tmp_path: Path) -> None:

@@ -6,13 +6,11 @@ relative to the folder that the report is about.
 
 from __future__ import annotations
 
-import dataclasses
-import types
-import typing
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from convmixer.experiments import PublishedResult
+from convmixer.records import build
 from convmixer.runs import TrialRecord
 from convmixer.utils.metrics import MainEffect, MeanInterval, Verdict
 
@@ -162,8 +160,7 @@ class StudyRecord:
     @classmethod
     def from_dict(cls, values: Any) -> Self:
         """The inverse of :meth:`to_dict`, also after JSON, which has lists for tuples."""
-        record: Self = _built(cls, values)
-        return record
+        return build(cls, values, "report")
 
     @property
     def single(self) -> RunRow | None:
@@ -173,19 +170,3 @@ class StudyRecord:
     def run(self, path: str) -> RunRow:
         """The run in the directory ``path``."""
         return next(run for run in self.runs if run.path == path)
-
-
-def _built(hint: Any, value: Any) -> Any:
-    """``value`` as ``hint`` asks: a dataclass from a mapping, tuples from lists; None and plain values as they are."""
-    if value is None or hint is Any:
-        return value
-    if isinstance(hint, types.UnionType):
-        (hint,) = (option for option in typing.get_args(hint) if option is not type(None))
-    if dataclasses.is_dataclass(hint):
-        hints = typing.get_type_hints(hint)
-        return hint(**{name: _built(hints[name], item) for name, item in value.items()})  # type: ignore[operator]
-    if typing.get_origin(hint) is tuple:
-        return tuple(_built(typing.get_args(hint)[0], item) for item in value)
-    if typing.get_origin(hint) is dict:
-        return {name: _built(typing.get_args(hint)[1], item) for name, item in value.items()}
-    return value

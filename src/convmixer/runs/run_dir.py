@@ -28,6 +28,7 @@ from convmixer.config import RunConfig
 from convmixer.data import DatasetInfo
 from convmixer.errors import InputError, Interrupted
 from convmixer.files import file_lock, is_locked, write_atomic
+from convmixer.records import build
 from convmixer.runs.checkpoint import CURRENT, PREVIOUS
 from convmixer.runs.records import EpochRecord, Status, Summary
 from convmixer.utils.metrics import Evaluation
@@ -61,28 +62,22 @@ class RunDir:
 
     def dataset(self) -> DatasetInfo:
         """``dataset.json``."""
-        try:
-            return DatasetInfo.from_dict(self._read("dataset.json"))
-        except (TypeError, AttributeError) as error:
-            raise InputError(f"{self.path / 'dataset.json'}: does not describe a data set ({error}).") from None
+        return build(DatasetInfo, self._read("dataset.json"), str(self.path / "dataset.json"))
 
     def summary(self) -> Summary | None:
         """``summary.json``, or None if the run has not ended."""
         if not (self.path / "summary.json").exists():
             return None
-        values = self._read("summary.json")
-        try:
-            return Summary(**values)
-        except TypeError as error:
-            raise InputError(f"{self.path / 'summary.json'}: does not hold a run's figures ({error}).") from None
+        return build(Summary, self._read("summary.json"), str(self.path / "summary.json"))
 
     def metrics(self) -> list[EpochRecord]:
         """The finished epochs in ``metrics.jsonl``."""
         path = self.path / "metrics.jsonl"
         try:
-            return [EpochRecord(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
+            lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise InputError(f"{path}: does not hold a run's epochs ({error}).") from None
+        return [build(EpochRecord, values, f"{path}: line {number}") for number, values in enumerate(lines, 1)]
 
     def evaluation(self, split: str = "test") -> Evaluation | None:
         """``evaluation_<split>.json``, or None if the split was not evaluated."""
