@@ -8,8 +8,11 @@ import itertools
 import math
 import typing
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Self
+
+import msgspec
 
 from convmixer.config import Count, Positive, RunConfig, field_owners, sections
 from convmixer.errors import InputError, nearest
@@ -25,7 +28,6 @@ Values = dict[str, Any]
 
 _SHORT = {"wd": "weight_decay", "bs": "batch_size", "hidden_dim": "dim"}
 _JUDGES = ("seed", "split_seed", "val_fraction", "test_fraction", "dataset", "protocol")  # what runs are judged by
-_BOOLEANS = {"true": True, "false": False}
 _KINDS: Mapping[type[Value], str] = {int: "whole numbers", float: "numbers", str: "names", bool: "true or false"}
 _DEFAULT_GRID = {"lr": "0.001,0.01,0.1", "weight_decay": "0.0001,0.001,0.01", "batch_size": "64,128,256"}
 _DEFAULT_RANGES = {**_DEFAULT_GRID, "lr": "0.001..0.1:log", "weight_decay": "0.0001..0.01:log"}
@@ -215,7 +217,7 @@ def _dimension(name: str, text: str) -> Dimension:
     high, colon, scale = rest.partition(":")
     if colon and scale != "log":
         raise InputError(f"`values`: {name}={text} ends in {scale!r}; only :log can follow a range.")
-    limits = _number(name, low), _number(name, high)
+    limits = _limit(name, low), _limit(name, high)
     if limits[0] >= limits[1] or (colon and limits[0] <= 0):
         above = " above 0" if colon else ""
         raise InputError(
@@ -224,26 +226,20 @@ def _dimension(name: str, text: str) -> Dimension:
     return Range(name, *limits, log=bool(colon))
 
 
-def _value(name: str, text: str) -> Value:
-    kind, text = searchable()[name], text.strip()
-    if kind is bool:
-        if text not in _BOOLEANS:
-            raise InputError(f"`values`: {name} takes true or false, not {text!r}.")
-        return _BOOLEANS[text]
-    if kind is str and text:
-        return text
-    return _number(name, text)
-
-
-def _number(name: str, text: str) -> Number:
-    kind = searchable()[name]
-    try:
-        value = int(text) if kind is int else float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or kind not in (int, float):
-        raise InputError(f"`values`: {name} takes {_KINDS[kind]}, not {text.strip()!r}.")
+def _limit(name: str, text: str) -> Number:
+    value = _value(name, text)
+    if isinstance(value, (bool, str)):
+        raise InputError(f"`values`: {name} has no range, as it takes no numbers; list its values.")
     return value
+
+
+def _value(name: str, text: str) -> Value:
+    kind = searchable()[name]
+    with suppress(msgspec.ValidationError):
+        value: Value = msgspec.convert(text.strip(), kind, strict=False)
+        if value != "" and (kind is not float or math.isfinite(value)):  # type: ignore[arg-type]
+            return value
+    raise InputError(f"`values`: {name} takes {_KINDS[kind]}, not {text.strip()!r}.")
 
 
 def with_values(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
