@@ -17,6 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from convmixer.data import Dataset
 from convmixer.errors import InputError, Interrupted
+from convmixer.report import write_report
 from convmixer.runs import RunDir
 from convmixer.search.adaptive import AdaptiveSearch
 from convmixer.search.grid_search import SearchResult, default_search_path, grid_search, marginals
@@ -142,6 +143,19 @@ def test_few_steps_in_an_epoch_are_said_once(tmp_path: Path, digits: Dataset) ->
 
     assert [("batches of 400" in line, "batches of 600" in line) for line in hints()] == [(True, False), (False, True)]
     assert hints() == []  # nothing is left to train
+
+
+def test_names_and_switches_are_searched_and_reported(tmp_path: Path, digits: Dataset) -> None:
+    settings = SearchConfig(values=("optimizer=adamw,sgd", "recipe=baseline,strong-short", "decay_norms=true,false"))
+    result = grid_search(BASE, settings, tmp_path, dataset=digits)
+    assert result.winner is not None
+    for row in result.records:
+        run = RunDir(tmp_path / row.path).config()
+        assert (run.recipe, run.train.optimizer) == (row.values["recipe"], row.values["optimizer"])
+        assert run.architecture == BASE.architecture
+    (search,) = write_report(tmp_path)[0].searches
+    assert {trial.values["optimizer"] for trial in search.trials} == {"adamw", "sgd"}
+    assert (tmp_path / "report" / "figures" / "grid_search_optimizer.png").is_file()
 
 
 def test_a_crashed_run_is_reported_and_tried_again(

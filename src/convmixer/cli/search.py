@@ -12,8 +12,8 @@ from convmixer.cli.output import ERRORS, print_table
 from convmixer.config import RunConfig
 from convmixer.errors import Interrupted
 from convmixer.presets import run_config
-from convmixer.search.space import SearchConfig, describe, shown
-from convmixer.utils.formatting import mean_accuracy, percent
+from convmixer.search.space import SearchConfig
+from convmixer.utils.formatting import mean_accuracy, number, percent, settings
 
 if TYPE_CHECKING:
     from convmixer.search.grid_search import SearchResult
@@ -64,21 +64,21 @@ class GridSearch:
         return 1 if failed or result.winner is None else 0
 
 
-def _show(result: SearchResult, settings: SearchConfig, title: str) -> None:
+def _show(result: SearchResult, config: SearchConfig, title: str) -> None:
     """Prints all runs, the best first; the effect of each listed value; the winner over seeds."""
     from convmixer.search.grid_search import marginals
     from convmixer.utils.metrics import mean_interval
 
-    names = [dimension.name for dimension in settings.space()]
+    names = [dimension.name for dimension in config.space()]
     rows = []
     for record in sorted(result.records, key=lambda record: -(record.val_accuracy or 0.0)):
         seconds = "–" if record.epoch_seconds is None else f"{record.epoch_seconds:.1f} s"
         cells = (str(record.seed), percent(record.val_accuracy), seconds, record.state, Path(record.path).name)
-        rows.append([*(shown(record.values[name]) for name in names), *cells])
+        rows.append([*(number(record.values[name]) for name in names), *cells])
     headers = [*names, "seed", "val accuracy", "epoch", "state", "run"]
     print_table(headers, rows, title=title, optional=("run", "epoch", "seed"))
-    if effects := marginals(result.records, settings):
-        rows = [[e.name, shown(e.value), str(e.runs), percent(e.mean), percent(e.best)] for e in effects]
+    if effects := marginals(result.records, config):
+        rows = [[e.name, number(e.value), str(e.runs), percent(e.mean), percent(e.best)] for e in effects]
         print_table(["field", "value", "finished runs", "mean val accuracy", "best"], rows)
     if result.winner is None:
         return
@@ -86,4 +86,4 @@ def _show(result: SearchResult, settings: SearchConfig, title: str) -> None:
     tested = [run.test_accuracy for run in result.runs if run.test_accuracy is not None]
     if len(tested) > 1:
         rows.append(["mean ± 95% CI", "", mean_accuracy(mean_interval(tested))])
-    print_table(["seed", "val accuracy", "test accuracy"], rows, title=f"winner: {describe(result.winner)}")
+    print_table(["seed", "val accuracy", "test accuracy"], rows, title=f"winner: {settings(result.winner)}")

@@ -191,7 +191,7 @@ def _curve(run: Run, field: Callable[[EpochRecord], float | None]) -> dict[int, 
 
 
 def search_figures(search: SearchRecord) -> Iterator[ReportFigure]:
-    """What a search says of its parameters, alone and in pairs; of those with numbers as values."""
+    """What a search says of its parameters, alone and in pairs; of those with numbers or names as values."""
     trials, stem = measured(search.trials), _stem(search.name)
     if search.effects:
         spoken = "; ".join(f"{e.name} {e.share:.0%}, by chance {e.by_chance:.0%}" for e in search.effects)
@@ -199,7 +199,7 @@ def search_figures(search: SearchRecord) -> Iterator[ReportFigure]:
         title = "Importance of each parameter, and what chance gives"
         yield ReportFigure(search.name, f"{stem}_importances", title, alt, draw.importances(search.effects))
     groups = grouped(search.space, trials)
-    names = [name for name in search.space if all(isinstance(values[name], int | float) for values, _ in groups)]
+    names = [name for name in search.space if all(isinstance(values[name], int | float | str) for values, _ in groups)]
     choices = {name: sorted({values[name] for values, _ in groups}) for name in names} if trials else {}
     for name, centres in choices.items():
         means = [float(np.mean([accuracy for values, accuracy in groups if values[name] == c])) for c in centres]

@@ -23,7 +23,8 @@ from convmixer.files import file_lock, write_atomic
 from convmixer.runs import Outcome, RunDir, Summary, TrialRecord, config_differences
 from convmixer.search.pool import RunCrashedError, RunPool
 from convmixer.search.processes import ActiveProcesses
-from convmixer.search.space import SearchConfig, Values, describe, with_values
+from convmixer.search.space import SearchConfig, Values, with_values
+from convmixer.utils.formatting import settings
 
 RECORDS = "grid_search.json"
 
@@ -120,12 +121,12 @@ class Search(abc.ABC):
             old = json.loads((self.out / RECORDS).read_text(encoding="utf-8"))
             points = {int(row["number"]): dict(row["values"]) for row in old["trials"]}
             base = RunConfig.from_dict(old["config"])
-            settings = [(name, old[name]) for name in ("sampler", "pruner", "trial_seeds")]
+            options = [(name, old[name]) for name in ("sampler", "pruner", "trial_seeds")]
         except (OSError, ValueError, KeyError, TypeError):
             return {}
         first = {dimension.name: dimension.ends()[0] for dimension in self.space}
         differences = [config_differences(with_values(base, first), with_values(self.base, first))]
-        differences += [f"{n} {v} → {new}" for n, v in settings if v != (new := getattr(self.settings, n))]
+        differences += [f"{n} {v} → {new}" for n, v in options if v != (new := getattr(self.settings, n))]
         if changed := ", ".join(filter(None, differences)):
             raise InputError(
                 f"{self.out}: holds another search ({changed}); leave these as they were, or choose another --out."
@@ -260,7 +261,7 @@ class Search(abc.ABC):
         result = f"val {self.accuracy(values):.2%}" if outcome == "finished" else outcome
         minutes = (time.monotonic() - self._started) / 60 / max(1, done - self._done_before) * (total - done)
         left = f", about {minutes:.0f} min left" if minutes >= 1 else ""
-        self.log(f"{done} of {total}: {describe(values)}: {result}{left}")
+        self.log(f"{done} of {total}: {settings(values)}: {result}{left}")
 
 
 @functools.cache

@@ -258,13 +258,3 @@ def with_values(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
 
 def _flat(config: RunConfig) -> dict[str, Any]:
     return {name: getattr(getattr(config, owner) if owner else config, name) for name, owner in field_owners().items()}
-
-
-def describe(values: Values) -> str:
-    """``lr 0.01, batch_size 64``."""
-    return ", ".join(f"{name} {shown(value)}" for name, value in values.items())
-
-
-def shown(value: Value) -> str:
-    """Six digits of a number; a name as it is."""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

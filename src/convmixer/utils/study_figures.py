@@ -222,7 +222,7 @@ def heat_map(cells: ArrayLike, rows: tuple[str, Sequence[Any]], columns: tuple[s
     return figure
 
 
-def marginal(name: str, trials: Sequence[tuple[float, float]], means: Sequence[tuple[float, float]]) -> Figure:
+def marginal(name: str, trials: Sequence[tuple[Any, float]], means: Sequence[tuple[Any, float]]) -> Figure:
     """Accuracy of every trial over one parameter's values, and the means of groups of values.
 
     Args:
@@ -238,7 +238,7 @@ def marginal(name: str, trials: Sequence[tuple[float, float]], means: Sequence[t
         axes.plot(centres, [mean for _, mean in means], color=ORANGE, marker="D", markersize=5, label="mean")
         for value, reached in trials:
             add_tip(axes, value, reached, f"{name} {number(value)}: {percent(reached)}")
-        if min(values) > 0 and max(values) >= 4 * min(values):
+        if not isinstance(values[0], str) and min(values) > 0 and max(values) >= 4 * min(values):
             _logarithmic(axes)
         if set(values) == set(centres):
             axes.set_xticks(centres, list(map(number, centres)))
