@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
@@ -43,6 +44,9 @@ PerBlock = Positive | tuple[Positive, ...]
 
 _INCIDENTAL = {"identity": False}
 """Metadata of fields that say where and how conveniently a run happens, not what it computes."""
+
+_LATER = {"later": True}
+"""Metadata of fields that version 0.1 did not have: at its default such a field is no part of the identity hash."""
 
 RENAMED = {"matrix_lr": "muon_lr", "branch_gamma": "init_residual_gamma"}
 """Fields of older versions and what they are called now; ``config.json`` and the command line may have either."""
@@ -192,6 +196,14 @@ class TrainConfig(Checked):
     accumulate: Positive = 1
     """Parts of a batch that go through the model one after the other, to save memory; the statistics of batch
     normalisation are those of a part."""
+    init_from: str | None = field(default=None, metadata=_LATER)
+    """Trained weights to start from: a run directory, a file, timm:NAME, or hub:OWNER/REPOSITORY (Hugging Face). Other
+    classes get a new head."""
+    freeze: str = field(default="", metadata=_LATER)
+    """Parts that are not trained, between commas: stem, blocks.0-3 (blocks by number), blocks, head, or features (all
+    but the head)."""
+    backbone_lr_scale: Amount = field(default=1.0, metadata=_LATER)
+    """Factor on the learning rate of everything but the head, for fine-tuning."""
     optimizer: Optimizer = "adamw"
     """adamw; sgd (with Nesterov momentum); muon (orthogonal steps for the weights of pointwise and patch convolutions,
     with a learning rate of their own, and adamw for all others)."""
@@ -242,6 +254,38 @@ class TrainConfig(Checked):
     checkpoint_minutes: Amount = field(default=10.0, metadata=_INCIDENTAL)
     """Minutes between checkpoints within an epoch; they are written after epochs as well."""
 
+    def _problems(self) -> Iterator[str]:
+        try:
+            frozen_modules(self.freeze)
+        except InputError as error:
+            yield error.args[0]
+
+
+def frozen_modules(parts: str, depth: int | None = None) -> tuple[str, ...]:
+    """The modules that ``freeze`` names, such as ("stem", "blocks.0", "blocks.1"); ``depth`` is the number of blocks.
+
+    Raises:
+        InputError: an unknown part, or, if ``depth`` is given, a block that does not exist.
+    """
+    names: list[str] = []
+    for part in filter(None, map(str.strip, parts.split(","))):
+        if part in ("stem", "head", "blocks"):
+            names.append(part)
+        elif part == "features":
+            names += ["stem", "blocks"]
+        elif match := re.fullmatch(r"blocks\.(\d{1,6})(?:-(\d{1,6}))?", part):
+            first, last = int(match[1]), int(match[2] or match[1])
+            if last < first or (depth is not None and last >= depth):
+                known = "" if depth is None else f"; the blocks are 0 to {depth - 1}"
+                raise InputError(f"`freeze`: {part} names blocks that do not exist{known}.")
+            names += [f"blocks.{i}" for i in range(first, last + 1)]
+        else:
+            raise InputError(f"`freeze`: {part!r} is no part; {nearest(part, (*_PARTS, 'blocks.0-3'))}")
+    return tuple(dict.fromkeys(names))
+
+
+_PARTS = ("stem", "blocks", "head", "features")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Checked):
@@ -250,8 +294,8 @@ class RunConfig(Checked):
     model: str = "convmixer"
     """Preset that the architecture's defaults come from (see: convmixer models)."""
     recipe: str = "baseline"
-    """Recipe that the augmentation's and optimisation's defaults come from: baseline, reference, strong,
-    strong-short."""
+    """Recipe that the augmentation's and optimisation's defaults come from: baseline, reference, strong, strong-short,
+    finetune."""
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     """Seed of initial weights, order of images, augmentation and dropout."""
     protocol: Protocol = "validation"
@@ -308,7 +352,12 @@ class RunConfig(Checked):
         They name directories, so what older versions could say hashes as it did there.
         """
         old_names = {new: old for old, new in RENAMED.items()}
-        identity = {old_names.get(name, name): value for name, value in self.identity().items()}
+        unset = _later_defaults()
+        identity = {
+            old_names.get(name, name): value
+            for name, value in self.identity().items()
+            if name not in unset or value != unset[name]
+        }
         parts = {"head": identity["head"], "branch": identity["branch"]}
         for variant, changed in _VARIANTS.items():
             if parts == {"head": "linear", "branch": "depthwise"} | changed:
@@ -331,6 +380,13 @@ def field_owners() -> dict[str, str]:
     for section in sections():
         owners |= dict.fromkeys(_own_fields(getattr(RunConfig(), section)), section)
     return owners
+
+
+@functools.cache
+def _later_defaults() -> dict[str, Any]:
+    """The defaults of the fields that version 0.1 did not have."""
+    parts = (RunConfig(), *(getattr(RunConfig(), section) for section in sections()))
+    return {f.name: f.default for part in parts for f in dataclasses.fields(part) if f.metadata.get("later")}
 
 
 def _own_fields(part: Any, identity_only: bool = False) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from convmixer.config import AugmentConfig, ModelConfig, RunConfig, TrainConfig
+from convmixer.config import AugmentConfig, DataConfig, ModelConfig, RunConfig, TrainConfig
 from convmixer.errors import InputError, nearest
+from convmixer.records import read_json
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,13 @@ RECIPES: dict[str, Recipe] = {
             label_smoothing=0.1,
         ),
     ),
+    "finetune": Recipe(
+        "for trained weights (--init-from): small steps, smallest in the backbone, light augmentation",
+        _SHIFTED,
+        TrainConfig(
+            epochs=20, lr=0.01, backbone_lr_scale=0.1, weight_decay=0.05, decay_norms=False, label_smoothing=0.1
+        ),
+    ),
 }
 
 
@@ -116,21 +125,50 @@ def model_preset(name: str) -> ModelPreset:
     return MODELS[name]
 
 
-def run_config(model: str = "convmixer", recipe: str = "baseline", **changes: Any) -> RunConfig:
+def run_config(model: str | None = None, recipe: str = "baseline", **changes: Any) -> RunConfig:
     """A run's configuration from a model preset, a recipe and the fields that differ from them.
 
     ``run_config("convmixer_rh", "reference", dataset="digits", epochs=3, dim=64)``
+
+    Args:
+        model: a preset; by default that of the weights in ``init_from``, with the architecture and the image size they
+            were trained with, else "convmixer".
+        recipe: a recipe.
+        changes: other fields.
 
     Raises:
         InputError: unknown preset, recipe or field, or an impossible value.
     """
     if recipe not in RECIPES:
         raise InputError(f"`recipe`: {recipe!r} is not a recipe; {nearest(recipe, RECIPES)}")
+    start = changes.get("init_from") if model is None else None
+    model, architecture, data = _trained_with(start) if start else _preset(model or "convmixer")
+    if not str(changes.get("dataset", "")).startswith("folder:"):
+        data = DataConfig()  # other data sets have the size they have
     base = RunConfig(
         model=model,
         recipe=recipe,
-        architecture=model_preset(model).architecture,
+        architecture=architecture,
+        data=data,
         augment=RECIPES[recipe].augment,
         train=RECIPES[recipe].train,
     )
     return base.replace(**changes)
+
+
+def _preset(model: str) -> tuple[str, ModelConfig, DataConfig]:
+    return model, model_preset(model).architecture, DataConfig()
+
+
+def _trained_with(source: str) -> tuple[str, ModelConfig, DataConfig]:
+    """Preset, architecture and image size that weights were trained with, as far as their source says so."""
+    kind, _, name = source.partition(":")
+    if kind == "timm" and (preset := name.partition(".")[0]) in MODELS:
+        return preset, MODELS[preset].architecture, DataConfig(image_size=MODELS[preset].image_size)
+    file = Path(source) / "config.json"
+    if not file.is_file():
+        return _preset("convmixer")
+    config = RunConfig.from_dict(read_json(file), where=str(file))
+    description = read_json(file.with_name("dataset.json"))
+    side = description.get("image_size") if isinstance(description, dict) else None
+    return config.model, config.architecture, DataConfig(image_size=side)

@@ -97,9 +97,9 @@ def _parse(arguments: list[str]) -> Any:
 
 
 def _train_defaults(arguments: list[str]) -> Train:
-    """What the flags that choose defaults say: --model and --recipe, or --config, or a run that is resumed."""
+    """What the flags that choose defaults say: --model and --recipe, or --config, or a run to resume or start from."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("--model", "--recipe", "--config", "--out"):
+    for name in ("--model", "--recipe", "--config", "--out", "--init-from", "--dataset"):
         parser.add_argument(name)
     parser.add_argument("--resume", action="store_true")
     try:
@@ -112,5 +112,6 @@ def _train_defaults(arguments: list[str]) -> Train:
     if file is None and chosen.resume and chosen.out and (Path(chosen.out) / "config.json").is_file():
         file = Path(chosen.out) / "config.json"
     if file is None:
-        return Train(run=run_config(chosen.model or "convmixer", chosen.recipe or "baseline"))
+        given = {name: getattr(chosen, name) for name in ("init_from", "dataset") if getattr(chosen, name)}
+        return Train(run=run_config(chosen.model, chosen.recipe or "baseline", **given))
     return Train(run=RunConfig.from_dict(read_json(file), where=str(file)))

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import nn
 
-from convmixer.config import Engine, ModelConfig, PerBlock
+from convmixer.config import Engine, ModelConfig, PerBlock, frozen_modules
 from convmixer.errors import InputError, nearest
 from convmixer.models.blocks import Residual
 from convmixer.models.engines.executor import Executor
@@ -89,6 +89,7 @@ class ConvMixer(nn.Module):
         self.num_features = dim
         self.patch_size = patch_size
         self._executor = Executor()
+        self._frozen: tuple[str, ...] = ()
         self.default_cfg: dict[str, Any] = {
             "architecture": "convmixer",
             "num_classes": n_classes,
@@ -165,6 +166,30 @@ class ConvMixer(nn.Module):
             norms = [module for module in branch.modules() if isinstance(module, nn.BatchNorm2d)]
             for last in norms[-1:]:  # a custom branch may have none
                 last.weight.fill_(gamma)
+        return self
+
+    def freeze(self, parts: str = "features") -> Self:
+        """Excludes parts from training, and returns the model: no gradients, batch statistics stay as they are.
+
+        Args:
+            parts: names between commas: stem, blocks (all), blocks.2, blocks.0-3, head, or features (stem and blocks);
+                "" for none. What was frozen before and is not named is trained again.
+
+        Raises:
+            InputError: an unknown part, or a block that does not exist.
+        """
+        names = frozen_modules(parts, len(self.blocks))
+        self._frozen = names
+        self.requires_grad_(True)
+        for name in names:
+            self.get_submodule(name).requires_grad_(False)
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """As in PyTorch; frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for name in self._frozen:
+            self.get_submodule(name).eval()
         return self
 
     @property

@@ -119,8 +119,8 @@ def build_model(config: ModelConfig, n_classes: int, in_channels: int, engine: E
 
 
 def count_parameters(model: torch.nn.Module) -> int:
-    """Number of trainable weights."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    """Number of weights, frozen ones included."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_multiply_adds(config: ModelConfig, image_size: int, n_classes: int, in_channels: int = 3) -> int:

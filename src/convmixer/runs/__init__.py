@@ -1,11 +1,12 @@
 """A run is a directory: its configuration, records, checkpoints and lock. Everything downstream reads these files."""
 
 from convmixer.runs.paths import default_path, newest_path, unused_path
-from convmixer.runs.records import EpochRecord, Outcome, Status, Summary, TrialRecord
+from convmixer.runs.records import EpochRecord, InitialWeights, Outcome, Status, Summary, TrialRecord
 from convmixer.runs.run_dir import RunBusyError, RunDir, config_differences
 
 __all__ = [
     "EpochRecord",
+    "InitialWeights",
     "Outcome",
     "RunBusyError",
     "RunDir",

@@ -77,9 +77,30 @@ class Summary:
     multiply_adds: int | None = None
     """Of the model for one image, a multiplication and an addition counted as one; None in summaries of older runs."""
 
+    initial_weights: str | None = None
+    """Where the weights that the run started from came from, with checksum; None if they were random."""
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``summary.json`` holds them."""
         return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitialWeights:
+    """``init.json``: where the weights that a run started from came from."""
+
+    source: str
+    """As ``init_from`` was given."""
+    sha256: str
+    """Of the weights: names, types, shapes and values, whatever file they were in."""
+    identity: str | None
+    """The identity hash of the run that they are of, if they are a run's."""
+    taken: str
+    """What was taken over, in words."""
+
+    def __str__(self) -> str:
+        run = f"run {self.identity}, " if self.identity else ""
+        return f"{self.source} ({run}sha256 {self.sha256[:12]}): {self.taken}"
 
 
 Outcome = Literal["finished", "pruned", "diverged", "failed", "running"]

@@ -3,6 +3,7 @@
 config.json        everything needed to repeat the run
 dataset.json       what the data were: classes, size, normalisation, fingerprint
 environment.json   versions, device, commit
+init.json          where the weights came from, if the run started from trained ones
 metrics.jsonl      a line for every finished epoch
 checkpoint.pt      everything needed to continue (and checkpoint.previous.pt)
 model.safetensors  the selected weights
@@ -24,13 +25,14 @@ from typing import Any, Self
 
 from filelock import Timeout
 
+from convmixer import records
 from convmixer.config import RunConfig
 from convmixer.data import DatasetInfo
 from convmixer.errors import InputError, Interrupted
 from convmixer.files import file_lock, is_locked, write_atomic
 from convmixer.records import build
 from convmixer.runs.checkpoint import CURRENT, PREVIOUS
-from convmixer.runs.records import EpochRecord, Status, Summary
+from convmixer.runs.records import EpochRecord, InitialWeights, Status, Summary
 from convmixer.utils.metrics import Evaluation
 
 _ERROR = "error.txt"
@@ -89,6 +91,11 @@ class RunDir:
             return Evaluation.from_dict({field.name: values[field.name] for field in fields(Evaluation)})
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self.path / name}: does not hold an evaluation ({error!r}).") from None
+
+    def initial_weights(self) -> InitialWeights | None:
+        """``init.json``, or None if the run started from random weights."""
+        path = self.path / "init.json"
+        return records.read(InitialWeights, path) if path.exists() else None
 
     def environment(self) -> dict[str, Any]:
         """``environment.json``; empty if there is none yet."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from convmixer.config import TrainConfig
+from convmixer.errors import InputError
 from convmixer.training.muon import Muon
 
 
@@ -18,11 +19,13 @@ def build_optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Opti
     On CUDA it takes its steps without waiting for the device, and can be captured in a graph: learning rates are
     tensors there, to be filled in place. On a CPU they are numbers.
     """
-    parameters = list(model.parameters())
-    device = parameters[0].device
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
+        raise InputError("`freeze`: nothing is left to train; leave out a part, such as the head.")
+    device = trained[0].device
     matrices = _matrices(model) if settings.optimizer == "muon" else []
     chosen = {id(matrix) for matrix in matrices}
-    groups = _decay_groups([p for p in parameters if id(p) not in chosen], settings)
+    groups = _groups(model, [p for p in trained if id(p) not in chosen], settings)
     on_cuda, fused = device.type == "cuda", device.type in ("cpu", "cuda") or None
     optimizer: torch.optim.Optimizer
     if settings.optimizer == "sgd":
@@ -32,7 +35,8 @@ def build_optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Opti
     else:
         optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=fused, capturable=on_cuda)
     if matrices:
-        muon = Muon(matrices, lr=settings.muon_lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+        muon_lr = settings.muon_lr * settings.backbone_lr_scale  # heads have no convolutions
+        muon = Muon(matrices, lr=muon_lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
         optimizer = CombinedOptimizer(optimizer, muon)
     if on_cuda:
         for group in optimizer.param_groups:
@@ -43,7 +47,18 @@ def build_optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Opti
 def _matrices(model: nn.Module) -> list[Tensor]:
     """The weights of convolutions that mix all channels: 1×1, and those of patches."""
     convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
-    return [convolution.weight for convolution in convolutions if convolution.groups == 1]
+    return [c.weight for c in convolutions if c.groups == 1 and c.weight.requires_grad]
+
+
+def _groups(model: nn.Module, parameters: list[Tensor], settings: TrainConfig) -> list[dict[str, Any]]:
+    """The groups that decay asks for; the backbone has its own where its learning rate is another one."""
+    scale = settings.backbone_lr_scale
+    if scale == 1:
+        return _decay_groups(parameters, settings)
+    head = {id(parameter) for name, parameter in model.named_parameters() if name.startswith("head.")}
+    backbone = _decay_groups([p for p in parameters if id(p) not in head], settings)
+    groups = [group | {"lr": settings.lr * scale} for group in backbone]
+    return [g for g in groups + _decay_groups([p for p in parameters if id(p) in head], settings) if g["params"]]
 
 
 def _decay_groups(parameters: list[Tensor], settings: TrainConfig) -> list[dict[str, Any]]:

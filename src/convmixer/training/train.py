@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import statistics
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -28,6 +28,7 @@ from convmixer.runtime.environment import describe_environment
 from convmixer.runtime.signals import Interruption
 from convmixer.training.build import new_model
 from convmixer.training.display import TensorBoard, TrainingDisplay
+from convmixer.training.initial import initialize
 from convmixer.training.loop import DivergedError, TrainingLoop
 from convmixer.training.observers import Observers, PrunedError, RunObserver, RunWriter, SignalWatch
 from convmixer.training.sizes import few_steps_hint
@@ -79,11 +80,17 @@ def train(
         run.reopen()
         device = choose_device(config.train.device)
         dataset = dataset or load_dataset(config.data, protocol=config.protocol, console=console)
-        loop = TrainingLoop(config, dataset, new_model(config, dataset.info, device), device)
+        model, initial = new_model(config, dataset.info, device), None
+        if config.train.init_from and not (resume and run.has_checkpoint()):
+            initial = initialize(model, config.train.init_from, dataset.info)
+        loop = TrainingLoop(config, dataset, model.freeze(config.train.freeze), device)
         if resume:
             _restore(loop, run, console)
         run.write_json("config.json", config.to_dict())
         run.write_json("dataset.json", dataset.info.to_dict())
+        if initial:
+            run.write_json("init.json", asdict(initial))
+            console.print(f"Starting from {initial}.", highlight=False, markup=False)
         run.write_environment(describe_environment(device))
         console.print(_describe(loop, run), highlight=False)
         for hint in _hints(loop):
@@ -227,7 +234,7 @@ def _summarize(
 ) -> Summary:
     """Writes and returns ``summary.json``, the mark of a run that has ended."""
     config, info, records, best_epoch = loop.config, loop.dataset.info, loop.state.records, loop.state.best.epoch
-    selected = records[best_epoch - 1] if best_epoch else None
+    selected, initial = records[best_epoch - 1] if best_epoch else None, run.initial_weights()
     summary = Summary(
         status=status,
         message=message,
@@ -251,6 +258,7 @@ def _summarize(
         precision=dtype_name(loop.precision),
         engine=loop.state.engine,
         multiply_adds=_multiply_adds(config.architecture, info.image_size, len(info.classes), info.channels),
+        initial_weights=str(initial) if initial else None,
     )
     run.write_json("summary.json", summary.to_dict())
     return summary
