@@ -28,7 +28,7 @@ from tests.helpers.runs import tiny_config
 
 
 def network(**changes: object) -> ConvMixer:
-    return ConvMixer(**{"dim": 8, "depth": 3, "kernel_size": 3, "engine": "plain"} | changes)  # type: ignore[arg-type]
+    return ConvMixer(**{"dim": 8, "depth": 3, "kernel_size": 3, "engine": "plain"} | changes)
 
 
 def test_other_classes_get_a_new_head_and_all_else_is_taken_over():
@@ -44,9 +44,9 @@ def test_the_head_stays_where_the_classes_are_the_same_and_goes_where_they_are_s
     old = network()
     same, other = network(), network()
     assert transfer_weights(same, old.state_dict()).head_kept
-    assert torch.equal(same.head.weight, old.head.weight)  # type: ignore[union-attr]
+    assert torch.equal(same.head.weight, old.head.weight)
     assert not transfer_weights(other, old.state_dict(), keep_head=False).head_kept
-    assert not torch.equal(other.head.weight, old.head.weight)  # type: ignore[union-attr]
+    assert not torch.equal(other.head.weight, old.head.weight)
 
 
 @pytest.mark.parametrize(("given", "wanted"), [(3, 1), (1, 3)])

@@ -51,10 +51,10 @@ def transfer_weights(model: ConvMixer, weights: dict[str, Tensor], *, keep_head:
     given = dict(weights)
     if channels[0] != channels[1]:
         given[_FIRST] = _adapted(weights[_FIRST], channels[1])
-    heads = [{name: tensor for name, tensor in state.items() if name.startswith("head.")} for state in (own, given)]
-    keep = keep_head and not describe_mismatch(*heads)
+    fresh = _head(own)
+    keep = keep_head and not describe_mismatch(fresh, _head(given))
     if not keep:
-        given = {name: tensor for name, tensor in given.items() if not name.startswith("head.")} | heads[0]
+        given = {name: tensor for name, tensor in given.items() if not name.startswith("head.")} | fresh
     if mismatch := describe_mismatch(own, given):
         raise InputError(
             f"`init_from`: these weights do not fit the model: {mismatch}; give the model they were trained with "
@@ -62,6 +62,10 @@ def transfer_weights(model: ConvMixer, weights: dict[str, Tensor], *, keep_head:
         )
     model.load_state_dict(given)
     return Transferred(keep, channels)
+
+
+def _head(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if name.startswith("head.")}
 
 
 def _adapted(weight: Tensor, channels: int) -> Tensor:

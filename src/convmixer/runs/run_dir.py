@@ -25,12 +25,11 @@ from typing import Any, Self
 
 from filelock import Timeout
 
-from convmixer import records
 from convmixer.config import RunConfig
 from convmixer.data import DatasetInfo
 from convmixer.errors import InputError, Interrupted
 from convmixer.files import file_lock, is_locked, write_atomic
-from convmixer.records import build
+from convmixer.records import build, read
 from convmixer.runs.checkpoint import CURRENT, PREVIOUS
 from convmixer.runs.records import EpochRecord, InitialWeights, Status, Summary
 from convmixer.utils.metrics import Evaluation
@@ -95,7 +94,7 @@ class RunDir:
     def initial_weights(self) -> InitialWeights | None:
         """``init.json``, or None if the run started from random weights."""
         path = self.path / "init.json"
-        return records.read(InitialWeights, path) if path.exists() else None
+        return read(InitialWeights, path) if path.exists() else None
 
     def environment(self) -> dict[str, Any]:
         """``environment.json``; empty if there is none yet."""
