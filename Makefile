@@ -40,7 +40,7 @@ test: $(TOOLS) ## Run all tests
 	$(BIN)/python -m pytest -n $(JOBS)
 
 test-fast: $(TOOLS) ## Run the tests that take about a second at most
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not gpu"
 
 lint: $(TOOLS) ## Check style, types and the layers of the architecture
 	$(BIN)/ruff check .

@@ -95,6 +95,7 @@ def test_train_prints_a_table_or_json(convmixer: Run) -> None:
     assert json.loads(out) == {**json.loads(Path("json/summary.json").read_text()), "run": "json"}
 
 
+@pytest.mark.slow
 def test_without_out_a_new_directory_is_named_after_the_run(convmixer: Run) -> None:
     names = []
     for _ in range(2):
@@ -125,6 +126,7 @@ def test_the_documents_name_for_dim(convmixer: Run, flag: tuple[str, ...]) -> No
     assert RunDir("run").config().architecture.dim == 12
 
 
+@pytest.mark.slow
 def test_resume_needs_the_directory_alone(convmixer: Run) -> None:
     convmixer("train", *TINY, "--seed", 3, "--out", "run")
     summary = json.loads(Path("run/summary.json").read_text())

@@ -42,6 +42,7 @@ def test_shifts_are_those_of_numpy(down: int, right: int, layout: torch.memory_f
     assert torch.equal(mirrored(images), images.flip(3))
 
 
+@pytest.mark.slow
 def test_the_mean_of_probabilities_is_reported_beside_the_plain_figures(tmp_path: Path, digits: Dataset) -> None:
     config = tiny_config(tta="shifts", epochs=3, lr=0.05)
     summary = train(config, tmp_path / "run", dataset=digits)

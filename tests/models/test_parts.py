@@ -34,6 +34,7 @@ def pooling_branch(block: Block) -> nn.Module:
     return nn.AvgPool2d(block.kernel_size, stride=1, padding=block.kernel_size // 2)
 
 
+@pytest.mark.slow
 def test_one_line_adds_a_head_and_one_a_branch(
     tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,6 +99,7 @@ def test_impossible_sizes_get_a_sentence(changes: dict[str, Any], message: str) 
         assert isinstance(caught.value, ValueError)
 
 
+@pytest.mark.slow
 def test_kernels_by_block_train_resume_and_evaluate(tmp_path: Path) -> None:
     flags = "--dataset digits --dim 8 --depth 4 --kernel-size 9,9,5,5 --epochs 1 --device cpu"
     for more in ([], ["--resume"]):
