@@ -33,6 +33,7 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Engine = Literal["auto", "plain", "fast"]
 Protocol = Literal["validation", "original"]
+BadImages = Literal["fail", "skip"]
 
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
@@ -133,6 +134,8 @@ class DataConfig(Checked):
     """Fraction of a folder without a test split to set aside as one."""
     split_seed: Count = 0
     """Seed of these splits. Kept apart from the run's seed, so that runs with different seeds see the same split."""
+    bad_images: BadImages = field(default="fail", metadata=_INCIDENTAL)
+    """What to do if files of a folder cannot be read as images: fail, or skip them and say which."""
     data_dir: str = field(default="data", metadata=_INCIDENTAL)
     """Directory to search for archives and download to."""
     source: str | None = field(default=None, metadata=_INCIDENTAL)

@@ -7,7 +7,7 @@ import importlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,7 +91,11 @@ class Collection:
 
 
 def load_dataset(
-    config: DataConfig | str, *, protocol: Protocol = "validation", console: Console | None = None
+    config: DataConfig | str,
+    *,
+    protocol: Protocol = "validation",
+    console: Console | None = None,
+    classes: Sequence[str] = (),
 ) -> Dataset:
     """Loads a data set into memory, checks it, and splits it.
 
@@ -101,6 +105,8 @@ def load_dataset(
             the data brings a validation part of its own; ``original`` has no validation part.
         console: where to show progress (on terminals only), remarks, and warnings about duplicates, imbalance and
             classes that a split lacks; silent without one.
+        classes: order of the classes, where the data set has the same ones in another order; a run that was trained
+            before the order of folders changed has its own.
 
     Returns:
         Splits train, test and, if held out, val: images (N, C, H, W) uint8, labels (N,) int64, on the CPU.
@@ -113,7 +119,7 @@ def load_dataset(
     load: Callable[[DataConfig, Console | None], Collection]
     module, _, function = (loader_of(config.dataset) or "").partition(":")
     load = getattr(importlib.import_module(module), function)
-    collection = load(config, console)
+    collection = _ordered(load(config, console), tuple(classes))
     name, classes, mirror, splits = collection.name, collection.classes, collection.mirror, dict(collection.parts)
     del collection  # or its images would stay in memory beside their copies in the splits
     own_size = splits["train"].images.shape[-1]
@@ -151,6 +157,18 @@ def load_dataset(
         for warning in inspect(dataset).warnings:
             console.print(f"Warning: {warning}", style="yellow", highlight=False, markup=False)
     return dataset
+
+
+def _ordered(collection: Collection, classes: tuple[str, ...]) -> Collection:
+    """The collection with its classes, and the images of each part, in the order of ``classes`` if these are its."""
+    if classes == collection.classes or sorted(classes) != sorted(collection.classes):
+        return collection
+    numbers = torch.tensor([classes.index(name) for name in collection.classes])
+    parts = {}
+    for name, split in collection.parts.items():
+        renumbered = replace(split, labels=numbers[split.labels])
+        parts[name] = renumbered.take(renumbered.labels.argsort(stable=True))
+    return replace(collection, classes=classes, parts=parts)
 
 
 def _check_class_sizes(labels: torch.Tensor, missing: Sequence[str], classes: Sequence[str]) -> None:

@@ -216,7 +216,7 @@ def _splits_of(run: RunDir, split: str, dataset: Dataset | None, data_dir: str |
     config, info = run.config(), run.dataset()
     if dataset is None:
         data = config.replace(data_dir=data_dir).data if data_dir else config.data
-        dataset = load_dataset(data, protocol=config.protocol)
+        dataset = load_dataset(data, protocol=config.protocol, classes=info.classes)
     if dataset.info.fingerprint != info.fingerprint:
         raise InputError(
             f"{config.data.dataset}: these are not the images that {run.path} was trained on "

@@ -14,7 +14,7 @@ from torch import nn
 
 from convmixer.data import Split
 from convmixer.data.batches import Normalize
-from convmixer.data.images import open_image, prepare_image
+from convmixer.data.images import prepared
 from convmixer.inference.cam import class_activation_map
 from convmixer.inference.predict import Prediction
 from convmixer.inference.torch_predictor import TorchPredictor
@@ -133,7 +133,7 @@ def explained(predictor: TorchPredictor, predictions: Sequence[Prediction]) -> F
     from convmixer.utils.image_sheets import JudgedImage, gallery
 
     wanted, deployed = predictor.input, predictor.deployed
-    pixels = [prepare_image(open_image(p.image), wanted.image_size, wanted.channels) for p in predictions]
+    pixels = [prepared(p.image, wanted.image_size, wanted.channels) for p in predictions]
     inputs = deployed.normalize(torch.from_numpy(np.stack(pixels)).to(predictor.device))
     labels = torch.tensor([predictor.classes.index(p.classes[0]) for p in predictions], device=predictor.device)
     assert isinstance(deployed.model, ConvMixer)

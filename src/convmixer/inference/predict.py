@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from convmixer.data.images import IMAGE_SUFFIXES, open_image, prepare_image
+from convmixer.data.image_files import IMAGE_SUFFIXES, find_images, is_folder
+from convmixer.data.images import BadImage, bounded, prepare_image, prepared, refusal
 from convmixer.errors import InputError
 from convmixer.inference.predictor import ImageInput, Predictor
 
@@ -24,6 +27,7 @@ _Prepared = tuple[str, np.ndarray | str]
 """An image's name with its (C, H, H) uint8 pixels, or with the reason why there are none."""
 
 _BATCH = 64
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ def predict_images(
 
     Args:
         predictor: the model to use.
-        sources: image files, folders (all images below them, sorted by path), or "-" for one image's bytes on stdin.
+        sources: image files, folders (the images that training would find below them, sorted by path), or "-" for
+            one image's bytes on stdin.
         top_k: how many classes to name for each image.
         batch_size: images at once.
     """
@@ -108,24 +113,40 @@ def _prepared(images: Picture | Iterable[Picture], wanted: ImageInput) -> Iterat
         if isinstance(item, (str, Path)):
             yield from _from_path(str(item), wanted)
         elif isinstance(item, Image.Image):
-            name = getattr(item, "filename", "") or f"image {number}"
-            yield str(name), prepare_image(item, wanted.image_size, wanted.channels)
+            name = str(getattr(item, "filename", "") or f"image {number}")
+            yield name, _attempt(name, partial(prepare_image, item, wanted.image_size, wanted.channels))
         else:
             yield from _from_pixels(item, f"image {number}", wanted)
 
 
 def _from_path(source: str, wanted: ImageInput) -> Iterator[_Prepared]:
-    try:
-        names = list(_files(source))
-    except InputError as error:
-        yield source, str(error)
+    def pixels(path: str) -> np.ndarray:
+        return prepared(bounded(sys.stdin.buffer) if path == "-" else path, wanted.image_size, wanted.channels)
+
+    if source == "-" or not is_folder(source):
+        yield source, _attempt(source, partial(pixels, source))
         return
-    for name in names:
-        try:
-            image = open_image(sys.stdin.buffer.read() if name == "-" else Path(name))
-            yield name, prepare_image(image, wanted.image_size, wanted.channels)
-        except InputError as error:
-            yield name, str(error)
+    found = find_images(Path(source))
+    if found.skipped:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in found.skipped.items())
+        _log.info("%s: skipped files that are no images: %s.", source, kinds)
+    for problem in found.problems:
+        yield problem.path, f"{problem.path} {problem.reason}."
+    if not found.names and not found.problems:
+        yield source, f"{source}: this folder holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})."
+    for name in found.names:
+        path = str(Path(source) / name)
+        yield path, _attempt(path, partial(pixels, path))
+
+
+def _attempt(name: str, make: Callable[[], np.ndarray]) -> np.ndarray | str:
+    """The pixels, or the sentence that says why there are none."""
+    try:
+        return make()
+    except BadImage as problem:
+        return refusal("stdin" if name == "-" else name, problem)
+    except Exception as error:  # of an image that was opened elsewhere and not yet decoded
+        return refusal(name, BadImage(f"is damaged ({error})"))
 
 
 def _from_pixels(pixels: np.ndarray | torch.Tensor, name: str, wanted: ImageInput) -> Iterator[_Prepared]:
@@ -146,14 +167,3 @@ def _from_pixels(pixels: np.ndarray | torch.Tensor, name: str, wanted: ImageInpu
         array = array.transpose(1, 2, 0) if first else array
         array = array[..., 0] if array.shape[2] == 1 else array
     yield name, prepare_image(Image.fromarray(np.ascontiguousarray(array)), wanted.image_size, wanted.channels)
-
-
-def _files(source: str) -> Iterator[str]:
-    folder = Path(source)
-    if source == "-" or not folder.is_dir():
-        yield source
-        return
-    found = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    if not found:
-        raise InputError(f"{source}: this folder holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
-    yield from found

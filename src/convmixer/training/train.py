@@ -79,7 +79,7 @@ def train(
             return ended
         run.reopen()
         device = choose_device(config.train.device)
-        dataset = dataset or load_dataset(config.data, protocol=config.protocol, console=console)
+        dataset = dataset or _load_data(config, run, console)
         model, initial = new_model(config, dataset.info, device), None
         if config.train.init_from and not (resume and run.has_checkpoint()):
             initial = initialize(model, config.train.init_from, dataset.info)
@@ -99,6 +99,12 @@ def train(
         watching.append(TrainingDisplay(console, config.train.epochs, len(loop.batches)))
         watching += [observer] if observer else []
         return _run(loop, run, watching, figures=artifacts, test=test)
+
+
+def _load_data(config: RunConfig, run: RunDir, console: Console) -> Dataset:
+    """The data, with the classes in the order that the run already has, if it is continued."""
+    order = run.dataset().classes if (run.path / "dataset.json").exists() else ()
+    return load_dataset(config.data, protocol=config.protocol, console=console, classes=order)
 
 
 def _run(loop: TrainingLoop, run: RunDir, watching: list[RunObserver], *, figures: bool, test: bool) -> Summary:
