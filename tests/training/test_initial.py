@@ -14,11 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from convmixer.config import RunConfig, frozen_modules
+from convmixer.config import RunConfig
 from convmixer.data import Dataset
 from convmixer.errors import InputError
 from convmixer.models import ConvMixer, create_model
 from convmixer.models.transfer import transfer_weights
+from convmixer.parts.freezing import frozen_modules
 from convmixer.presets import run_config
 from convmixer.runs import RunDir
 from convmixer.training import train

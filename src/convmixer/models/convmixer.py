@@ -14,13 +14,14 @@ from typing import Any, Literal, Self
 import torch
 from torch import nn
 
-from convmixer.config import Engine, ModelConfig, PerBlock, frozen_modules
+from convmixer.config import Engine, ModelConfig, PerBlock
 from convmixer.errors import InputError, nearest
 from convmixer.models.blocks import Residual
 from convmixer.models.engines.executor import Executor
 from convmixer.models.engines.prepared import PreparedWeights
 from convmixer.models.engines.recompute import recomputed
 from convmixer.parts.branches import BRANCHES, Activation, conv_unit
+from convmixer.parts.freezing import frozen_modules
 from convmixer.parts.heads import HEADS
 
 _POOLINGS = {"avg": nn.AdaptiveAvgPool2d, "max": nn.AdaptiveMaxPool2d}
