@@ -139,7 +139,8 @@ class DataConfig(Checked):
     data_dir: str = field(default="data", metadata=_INCIDENTAL)
     """Directory to search for archives and download to."""
     source: str | None = field(default=None, metadata=_INCIDENTAL)
-    """Where to download an archive from instead of the known hosts: an https:// URL, or hub (Hugging Face)."""
+    """Where to download an archive from instead of the known hosts: an https:// URL, hub (Hugging Face), or none, which
+    never downloads."""
 
     def _problems(self) -> Iterator[str]:
         if loader_of(self.dataset) is None:

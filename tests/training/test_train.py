@@ -204,9 +204,9 @@ def test_divergence_is_named_and_the_last_good_checkpoint_stays(tmp_path: Path, 
         evaluate_run(tmp_path / "run", dataset=digits)
 
 
-def test_an_unfinished_run_cannot_be_evaluated_yet(tmp_path: Path, digits: Dataset) -> None:
+def test_a_run_without_a_finished_epoch_cannot_be_evaluated_yet(tmp_path: Path, digits: Dataset) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train(tiny_config(), tmp_path / "run", dataset=digits, console=_InterruptingConsole("epoch 1/2"))
+        train(tiny_config(), tmp_path / "run", dataset=digits, console=_InterruptingConsole("into"))
     with pytest.raises(InputError, match="the run is interrupted, continue it with --resume"):
         evaluate_run(tmp_path / "run", dataset=digits)
 

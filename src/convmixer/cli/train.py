@@ -12,6 +12,7 @@ from rich.table import Table
 
 from convmixer.cli.output import ERRORS, print_json
 from convmixer.config import RunConfig
+from convmixer.errors import InputError, nearest
 from convmixer.presets import run_config
 from convmixer.utils.formatting import percent
 
@@ -39,6 +40,11 @@ class Train:
         from convmixer.training import train
 
         out = self.out
+        if out is not None and self.resume and not out.exists():
+            known = [str(run.parent) for run in out.parent.glob("*/config.json")]
+            raise InputError(
+                f"--out: there is no run {out} to resume; " + (nearest(out, known) if known else "leave --resume out.")
+            )
         if out is None:
             out = (newest_path if self.resume else unused_path)(default_path(self.run))
         summary = train(self.run, out, resume=self.resume, console=ERRORS)

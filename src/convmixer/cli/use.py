@@ -31,8 +31,12 @@ class Evaluate:
     """Run directory."""
     split: Literal["test", "val", "train"] = "test"
     """Which part of the data; train is without the validation part."""
+    dataset: str | None = None
+    """Where the run's data are now, if moved since training; or another labelled set with the same classes."""
     data_dir: str | None = None
     """Directory of the archives, if moved since training."""
+    source: str | None = None
+    """Where to download an archive from; without this and --data-dir nothing is downloaded."""
     device: Device = "auto"
     """Where to run."""
     precision: Precision = "auto"
@@ -55,13 +59,23 @@ class Evaluate:
         evaluation = evaluate_run(
             self.run,
             self.split,
+            dataset=self.dataset,
             data_dir=self.data_dir,
+            source=self.source,
             device=self.device,
             precision=self.precision,
             engine=self.engine,
             tta=self.tta,
             batch_size=self.batch_size,
         )
+        if evaluation.another_data_set:
+            ERRORS.print(
+                f"{evaluation.dataset} is another data set than the one that the run was trained on.",
+                style="yellow",
+                highlight=False,
+                markup=False,
+            )
+        _say_unfinished(self.run, evaluation.unfinished_epoch)
         files = write_evaluation(evaluation)
         if self.json:
             print_json(evaluation.to_dict())
@@ -104,6 +118,7 @@ class Predict:
             raise InputError("--cam: is drawn from files, and stdin is none; save the image to a file.")
         shown: list[Prediction] = []
         predictor = load(self.run, device=self.device)
+        _say_unfinished(self.run, predictor.unfinished_epoch)
         status, out = 0, Console(soft_wrap=True, highlight=False, markup=False)
         for answer in predict_images(predictor, self.images, self.top_k):
             if not isinstance(answer, Prediction):
@@ -123,12 +138,27 @@ class Predict:
         return status
 
 
+def _say_unfinished(path: Path, epoch: int | None) -> None:
+    if epoch is not None:
+        from convmixer.runs import RunDir
+
+        run = RunDir(path)
+        ERRORS.print(
+            f"{path}: the run is {run.status()}; these are the weights of epoch {epoch}, the best of "
+            f"{len(run.metrics())} of {run.config().train.epochs}.",
+            style="yellow",
+            highlight=False,
+            markup=False,
+        )
+
+
 def _print_evaluation(evaluation: RunEvaluation) -> None:
     from convmixer.utils.metrics import accuracy_interval
 
     figures, console = evaluation.figures, Console()
     low, high = accuracy_interval(round(figures.accuracy * evaluation.images), evaluation.images)
-    overall = Table(title=f"{evaluation.run}: {evaluation.split}, {evaluation.images} images", show_header=False)
+    data = f"{evaluation.dataset}, another data set, " if evaluation.another_data_set else ""
+    overall = Table(title=f"{evaluation.run}: {data}{evaluation.split}, {evaluation.images} images", show_header=False)
     overall.add_row("accuracy", f"{figures.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%})")
     if evaluation.accuracy_tta is not None:
         overall.add_row(f"accuracy, --tta {evaluation.tta}", percent(evaluation.accuracy_tta))

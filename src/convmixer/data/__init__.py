@@ -9,12 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from convmixer.data.datasets import Collection as Collection
     from convmixer.data.datasets import Dataset as Dataset
     from convmixer.data.datasets import DatasetInfo as DatasetInfo
     from convmixer.data.datasets import Split as Split
+    from convmixer.data.datasets import load_collection as load_collection
     from convmixer.data.datasets import load_dataset as load_dataset
+    from convmixer.data.datasets import split_collection as split_collection
 
-__all__ = ["Dataset", "DatasetInfo", "Split", "load_dataset"]
+__all__ = ["Collection", "Dataset", "DatasetInfo", "Split", "load_collection", "load_dataset", "split_collection"]
 
 
 def __getattr__(name: str) -> Any:

@@ -209,6 +209,11 @@ def _unpickle(raw: bytes, path: Path) -> Any:
 
 def _fetch(spec: CifarSpec, config: DataConfig, console: Console | None) -> tuple[Form, Path]:
     """Downloads an archive into ``config.data_dir``."""
+    if config.source == "none":
+        raise InputError(
+            f"{config.dataset} is not in {config.data_dir}, and nothing was to be downloaded; say with --data-dir "
+            "where it is, or with --source where to get it."
+        )
     forms = {form.archive: form for form in (spec.binary, spec.python)}
     remotes = []
     for url in _urls(spec, config.source):

@@ -116,10 +116,21 @@ def load_dataset(
     """
     if isinstance(config, str):
         config = DataConfig(dataset=config)
+    return split_collection(load_collection(config, console, classes), config, protocol=protocol, console=console)
+
+
+def load_collection(config: DataConfig, console: Console | None = None, classes: Sequence[str] = ()) -> Collection:
+    """Loads a data set as its source has it. Arguments and errors as :func:`load_dataset`."""
     load: Callable[[DataConfig, Console | None], Collection]
     module, _, function = (loader_of(config.dataset) or "").partition(":")
     load = getattr(importlib.import_module(module), function)
-    collection = _ordered(load(config, console), tuple(classes))
+    return _ordered(load(config, console), tuple(classes))
+
+
+def split_collection(
+    collection: Collection, config: DataConfig, *, protocol: Protocol = "validation", console: Console | None = None
+) -> Dataset:
+    """Checks a data set and splits it. Arguments and errors as :func:`load_dataset`."""
     name, classes, mirror, splits = collection.name, collection.classes, collection.mirror, dict(collection.parts)
     del collection  # or its images would stay in memory beside their copies in the splits
     own_size = splits["train"].images.shape[-1]

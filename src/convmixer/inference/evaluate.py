@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from convmixer.config import Device, Engine, Precision, Tta
-from convmixer.data import Dataset, Split, load_dataset
+from convmixer.data import Dataset, Split
 from convmixer.errors import InputError
 from convmixer.files import write_atomic
 from convmixer.inference.gallery import Gallery
@@ -22,6 +23,7 @@ from convmixer.inference.predictor import Predictor
 from convmixer.inference.torch_predictor import TorchPredictor
 from convmixer.inference.tta import View, itself, views
 from convmixer.runs import RunDir
+from convmixer.runs.data import LabelledImages, load_images
 from convmixer.runtime.device import dtype_name
 from convmixer.utils.metrics import Evaluation, evaluate_predictions
 from convmixer.utils.temperature import TemperatureScaling
@@ -46,6 +48,20 @@ class RunEvaluation:
     temperature_scaling: TemperatureScaling | None = None
     """Of the test split, where the run has a validation split to fit the temperature on."""
     gallery: Gallery | None = None
+    another_data_set: bool = False
+    """Whether the images are not those that the run began with, but others with the same classes."""
+    unfinished_epoch: int | None = None
+    """Epoch of the weights, where the run has not finished."""
+
+    @property
+    def name(self) -> str:
+        """What its files are named after: the split, and what sets it apart from a finished run on its own data."""
+        parts = [self.split]
+        if self.another_data_set:
+            parts.append(re.sub(r"[^\w.-]+", "_", self.dataset.rpartition(":")[2]))
+        if self.unfinished_epoch is not None:
+            parts.append(f"epoch_{self.unfinished_epoch}")
+        return "_".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -154,8 +170,9 @@ def evaluate_run(
     path: str | Path,
     split: str = "test",
     *,
-    dataset: Dataset | None = None,
+    dataset: Dataset | str | None = None,
     data_dir: str | None = None,
+    source: str | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
     engine: Engine = "auto",
@@ -168,8 +185,10 @@ def evaluate_run(
     Args:
         path: the run directory.
         split: train (without the validation part), val or test.
-        dataset: the run's data, if already loaded.
+        dataset: the run's data, if already loaded; or where they are now, or another labelled set with the same
+            classes, as ``--dataset`` takes it.
         data_dir: directory of the archives, if moved since training.
+        source: where to download an archive from; without it and ``data_dir`` nothing is downloaded.
         device: where to compute.
         precision: number format.
         engine: how the model is executed.
@@ -178,13 +197,14 @@ def evaluate_run(
         check: called before every batch; may raise to stop.
 
     Raises:
-        InputError: not a finished run, data that are not the run's, a split it does not have.
+        InputError: a run without weights, data that do not suit it, a split they do not have.
     """
     run = RunDir.existing(path)
     config, info = run.config(), run.dataset()
     predictor = TorchPredictor.load(run, device, precision, engine)
-    splits = _splits_of(run, split, dataset, data_dir)
-    part, deployed = splits[split], predictor.deployed
+    data = _images(run, split, dataset, data_dir, source)
+    splits, deployed = data.splits, predictor.deployed
+    part = splits[split]
     tta = config.train.tta if tta is None else tta
     mirror = info.mirror if config.augment.flip is None else config.augment.flip
     found = evaluate_split(predictor, part, tta=tta, mirror=mirror, batch_size=batch_size, check=check)
@@ -197,7 +217,7 @@ def evaluate_run(
     return RunEvaluation(
         run=str(run.path),
         split=split,
-        dataset=info.name,
+        dataset=data.name,
         images=len(part),
         images_per_second=found.images_per_second,
         device=predictor.device.type,
@@ -208,29 +228,30 @@ def evaluate_run(
         loss_tta=found.figures_tta.loss if found.figures_tta else None,
         temperature_scaling=scaling,
         gallery=Gallery.choose(part, probabilities, info.classes, deployed.model, deployed.normalize),
+        another_data_set=not data.own,
+        unfinished_epoch=predictor.unfinished_epoch,
     )
 
 
-def _splits_of(run: RunDir, split: str, dataset: Dataset | None, data_dir: str | None) -> dict[str, Split]:
-    """The images that a run was trained on. Raises InputError if they are others, or have no such split."""
-    config, info = run.config(), run.dataset()
-    if dataset is None:
-        data = config.replace(data_dir=data_dir).data if data_dir else config.data
-        dataset = load_dataset(data, protocol=config.protocol, classes=info.classes)
-    if dataset.info.fingerprint != info.fingerprint:
+def _images(
+    run: RunDir, split: str, dataset: Dataset | str | None, data_dir: str | None, source: str | None
+) -> LabelledImages:
+    if dataset is None or isinstance(dataset, str):
+        return load_images(run, split, dataset=dataset, data_dir=data_dir, source=source)
+    if dataset.info.fingerprint != run.dataset().fingerprint:
         raise InputError(
-            f"{config.data.dataset}: these are not the images that {run.path} was trained on "
+            f"{dataset.info.name}: these are not the images that {run.path} was trained on "
             "(their fingerprint differs from the one in its dataset.json); evaluate on the original data."
         )
     if split not in dataset.splits:
         raise InputError(f"--split: this run has no {split} part; choose from {', '.join(dataset.splits)}.")
-    return dataset.splits
+    return LabelledImages(dataset.info.name, dataset.splits, own=True)
 
 
 def write_evaluation(evaluation: RunEvaluation, *, pictures: bool = True) -> list[Path]:
     """Keeps an evaluation in its run directory: the figures as JSON; confusion matrix, calibration, mistakes as PNG."""
     folder, figures = Path(evaluation.run), evaluation.figures
-    files = [folder / f"{name}_{evaluation.split}{suffix}" for name, suffix in _EVALUATION_FILES]
+    files = [folder / f"{name}_{evaluation.name}{suffix}" for name, suffix in _EVALUATION_FILES]
     write_atomic(files[0], json.dumps(evaluation.to_dict(), indent=2, allow_nan=False) + "\n")
     if not pictures:
         return files[:1]

@@ -16,8 +16,10 @@ from convmixer.errors import InputError
 from convmixer.inference.deployed import Deployed
 from convmixer.inference.predict import Picture, Prediction, predict
 from convmixer.inference.predictor import ImageInput
-from convmixer.models import build_model, load_weights
+from convmixer.models import ConvMixer, build_model, load_weights
+from convmixer.models.weights import describe_mismatch
 from convmixer.runs import RunDir, Status
+from convmixer.runs.checkpoint import DamagedCheckpointError, load_checkpoint
 from convmixer.runtime.device import autocast, choose_device, choose_precision
 
 _CPU_BATCH, _GPU_BATCH = 500, 2500  # launching operations takes a GPU's time
@@ -35,25 +37,26 @@ class TorchPredictor:
     precision: torch.dtype
     """Of autocast."""
     name: str = ""
+    unfinished_epoch: int | None = None
+    """Epoch of the weights, where they come from the checkpoint of a run that has not finished."""
 
     @classmethod
     def load(
         cls, run: RunDir, device: Device = "auto", precision: Precision = "auto", engine: Engine = "auto"
     ) -> TorchPredictor:
-        """The model in a run directory. Raises InputError if there is none yet, or no such device."""
+        """The model in a run directory: the selected weights, before the end of the run those of its best epoch so far.
+
+        Raises:
+            InputError: there are no weights yet, or no such device.
+        """
         config, info = run.config(), run.dataset()
-        weights = run.path / "model.safetensors"
-        if not weights.exists():
-            status = run.status()
-            what = "train again, into another --out" if status in _ENDED else "continue it with --resume"
-            raise InputError(f"{run.path}: has no model.safetensors; the run is {status}, {what}.")
         where = choose_device(device)
         model = build_model(config.architecture, len(info.classes), info.channels, engine)
-        load_weights(model, weights)
+        epoch = _load_best_weights(model, run)
         layout = torch.channels_last if config.train.channels_last else torch.preserve_format
         model.to(where, memory_format=layout).eval().fuse()  # type: ignore[call-overload]
         deployed = Deployed(model, Normalize(info, where, config.train.channels_last))
-        return cls(deployed, info, where, choose_precision(precision, where), str(run.path))
+        return cls(deployed, info, where, choose_precision(precision, where), str(run.path), epoch)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -80,6 +83,25 @@ class TorchPredictor:
     def predict(self, images: Picture | Iterable[Picture], top_k: int = 3) -> list[Prediction]:
         """The most probable classes of images of any size; see :func:`convmixer.inference.predict.predict`."""
         return predict(self, images, top_k)
+
+
+def _load_best_weights(model: ConvMixer, run: RunDir) -> int | None:
+    """Loads them; returns their epoch if they are a checkpoint's, because the run has not finished."""
+    if (run.path / "model.safetensors").exists():
+        load_weights(model, run.path / "model.safetensors")
+        return None
+    status = run.status()
+    try:
+        state, _ = load_checkpoint(run.path)
+    except DamagedCheckpointError as error:
+        raise InputError(f"{error}; train again, into another --out.") from None
+    if state is None or not state["best"]:
+        what = "train again, into another --out" if status in _ENDED else "continue it with --resume"
+        raise InputError(f"{run.path}: has no weights of a finished epoch; the run is {status}, {what}.")
+    if mismatch := describe_mismatch(model.state_dict(), state["best"]):
+        raise InputError(f"{run.path}: the checkpoint does not fit config.json: {mismatch}.")
+    model.load_state_dict(state["best"])
+    return int(state["position"]["best_epoch"])
 
 
 def load(

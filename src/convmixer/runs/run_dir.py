@@ -157,9 +157,22 @@ class RunDir:
             return None
         summary = self.summary()
         if not resume:
-            state = "an unfinished" if summary is None else f"a {summary.status}"
-            raise InputError(f"{self.path}: holds {state} run; add --resume to continue it, or choose another --out.")
-        if differences := config_differences(self.config(), config):
+            if summary is None:
+                what = "an unfinished run; add --resume to continue it, or"
+            else:
+                what = f"a {summary.status} run;"
+            raise InputError(f"{self.path}: holds {what} choose another --out.")
+        own = self.config()
+        if summary is None and all(c.data.dataset.startswith("folder:") for c in (own, config)):
+            config = config.replace(dataset=own.data.dataset)  # folders move; the fingerprint says what is in them
+        if summary is not None and config == own.replace(epochs=config.train.epochs) != own:
+            raise InputError(
+                f"{self.path}: holds a {summary.status} run, and its {own.train.schedule} schedule has taken the "
+                f"learning rate to 0 in epoch {own.train.epochs}: with another number of epochs, all its learning "
+                "rates would have been others. Train anew into another --out, or start there from this run's weights "
+                f"with --init-from {self.path}."
+            )
+        if differences := config_differences(own, config):
             raise InputError(
                 f"{self.path}: cannot be resumed with another configuration ({differences}); "
                 "leave these flags as they were, or choose another --out."

@@ -22,6 +22,7 @@ from convmixer.models import count_multiply_adds, count_parameters
 from convmixer.presets import run_config
 from convmixer.runs import RunDir, Summary
 from convmixer.runs.checkpoint import DamagedCheckpointError, load_checkpoint
+from convmixer.runs.data import absolute_place, load_own_data
 from convmixer.runtime.allocator import prepared_cpu
 from convmixer.runtime.device import choose_device, dtype_name, has_bfloat16
 from convmixer.runtime.environment import describe_environment
@@ -79,7 +80,10 @@ def train(
             return ended
         run.reopen()
         device = choose_device(config.train.device)
+        place = config.data
         dataset = dataset or _load_data(config, run, console)
+        if (run.path / "config.json").exists():
+            config = config.replace(dataset=run.config().data.dataset)
         model, initial = new_model(config, dataset.info, device), None
         if config.train.init_from and not (resume and run.has_checkpoint()):
             initial = initialize(model, config.train.init_from, dataset.info)
@@ -91,7 +95,7 @@ def train(
         if initial:
             run.write_json("init.json", asdict(initial))
             console.print(f"Starting from {initial}.", highlight=False, markup=False)
-        run.write_environment(describe_environment(device))
+        run.write_environment(describe_environment(device) | {"data": absolute_place(place)})
         console.print(_describe(loop, run), highlight=False)
         for hint in _hints(loop):
             console.print(hint, style="yellow", highlight=False)
@@ -102,9 +106,19 @@ def train(
 
 
 def _load_data(config: RunConfig, run: RunDir, console: Console) -> Dataset:
-    """The data, with the classes in the order that the run already has, if it is continued."""
-    order = run.dataset().classes if (run.path / "dataset.json").exists() else ()
-    return load_dataset(config.data, protocol=config.protocol, console=console, classes=order)
+    """The data of a run that begins, or goes on. Raises InputError if these are not those that it began with."""
+    if not (run.path / "dataset.json").exists():
+        return load_dataset(config.data, protocol=config.protocol, console=console)
+    if config.data.dataset == run.config().data.dataset and config.data.data_dir == run.config().data.data_dir:
+        return load_own_data(run, download=True, console=console)
+    order = run.dataset().classes
+    dataset = load_dataset(config.data, protocol=config.protocol, console=console, classes=order)
+    if dataset.info.fingerprint != run.dataset().fingerprint:
+        raise InputError(
+            f"{run.path}: cannot be resumed. --dataset: the images are not those that this run began with; put them "
+            "back, or choose another --out."
+        )
+    return dataset
 
 
 def _run(loop: TrainingLoop, run: RunDir, watching: list[RunObserver], *, figures: bool, test: bool) -> Summary:

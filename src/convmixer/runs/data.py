@@ -1,0 +1,153 @@
+"""Where a run's images are now: folders move, and a run is read from other directories than it began in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convmixer.config import DataConfig
+from convmixer.data import Dataset, Split, load_collection, load_dataset, split_collection
+from convmixer.errors import InputError
+from convmixer.runs.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from convmixer.data import Collection
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images to evaluate a run on, labelled in the order of its classes."""
+
+    name: str
+    splits: dict[str, Split]
+    own: bool
+    """Whether these are the images that the run began with, wherever they lie now."""
+
+
+def absolute_place(data: DataConfig) -> dict[str, str]:
+    """Where the data are, wherever the process is: what ``environment.json`` keeps under "data"."""
+    kind, _, folder = data.dataset.partition(":")
+    dataset = f"folder:{_absolute(folder)}" if kind == "folder" else data.dataset
+    return {"dataset": dataset, "data_dir": _absolute(data.data_dir)}
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
+
+
+def load_own_data(run: RunDir, *, download: bool = False, console: Console | None = None) -> Dataset:
+    """A run's data, from where its configuration says, else from where they were when it last began.
+
+    Args:
+        run: the run.
+        download: fetch an archive that is in neither place, as the configuration says.
+        console: for progress and remarks.
+
+    Raises:
+        InputError: they are in neither place, or what is there are other images.
+    """
+    protocol, info = run.config().protocol, run.dataset()
+    problems: list[str] = []
+    for number, data in enumerate(_places(run)):
+        try:
+            data = data if download and number == 0 else replace(data, source="none")
+            dataset = load_dataset(data, protocol=protocol, console=console, classes=info.classes)
+        except InputError as error:
+            problems.append(error.with_flags())
+            continue
+        if dataset.info.fingerprint == info.fingerprint:
+            return dataset
+        problems.append(
+            f"{data.dataset}: these are not the images that {run.path} was trained on (their fingerprint differs from "
+            "the one in its dataset.json)."
+        )
+    where = "--dataset folder:PATH" if run.config().data.dataset.startswith("folder:") else "--data-dir"
+    raise InputError(f"{problems[-1]} If the data moved, say with {where} where they are now.")
+
+
+def _places(run: RunDir) -> Iterator[DataConfig]:
+    """Each place once: as configured, then as recorded at each start, the latest first."""
+    data = run.config().data
+    seen = [absolute_place(data)]
+    yield data
+    environment: Any = run.environment()
+    while isinstance(environment, dict):
+        recorded = environment.get("data")
+        if isinstance(recorded, dict) and recorded not in seen:
+            seen.append(recorded)
+            yield replace(data, **{name: recorded[name] for name in ("dataset", "data_dir") if name in recorded})
+        environment = next(iter(environment.get("earlier") or []), None)
+
+
+def load_images(
+    run: RunDir,
+    split: str,
+    *,
+    dataset: str | None = None,
+    data_dir: str | None = None,
+    source: str | None = None,
+    console: Console | None = None,
+) -> LabelledImages:
+    """Images to evaluate a run on: its own, or another labelled set with the same classes.
+
+    Nothing is downloaded unless ``data_dir`` or ``source`` is given.
+
+    Args:
+        run: the run.
+        split: the part that is wanted: train, val or test. Another set without parts is taken whole.
+        dataset: where the run's own data are now, or another set; by default where the run knows them to be.
+        data_dir: where to look for archives.
+        source: where to download an archive from.
+        console: for progress and remarks.
+
+    Raises:
+        InputError: no such data, other classes than the run knows, or no such split.
+    """
+    config, info = run.config(), run.dataset()
+    if dataset is None and data_dir is None and source is None:
+        own = load_own_data(run, console=console)
+        return LabelledImages(info.name, _with(own.splits, split), own=True)
+    named = replace(config.data, dataset=dataset) if dataset else config.data
+    # A folder's images have to come in the size that the network was trained on.
+    size = info.image_size if named.dataset.startswith("folder:") else None
+    online = "none" if data_dir is None and source is None else source
+    data = replace(named, image_size=size, data_dir=data_dir or named.data_dir, source=online)
+    collection = load_collection(data, console, info.classes)
+    try:
+        own = split_collection(collection, data, protocol=config.protocol)
+        if own.info.fingerprint == info.fingerprint:
+            return LabelledImages(info.name, _with(own.splits, split), own=True)
+    except InputError:
+        pass  # it cannot be divided as the run's data were, so it is another set
+    if dataset is None:
+        raise InputError(
+            f"{data.dataset}: these are not the images that {run.path} was trained on (their fingerprint differs from "
+            "the one in its dataset.json); to evaluate on others all the same, name them with --dataset."
+        )
+    return LabelledImages(collection.name, _other(run, collection, split), own=False)
+
+
+def _with(splits: dict[str, Split], split: str) -> dict[str, Split]:
+    if split not in splits:
+        raise InputError(f"--split: this run has no {split} part; choose from {', '.join(splits)}.")
+    return splits
+
+
+def _other(run: RunDir, collection: Collection, split: str) -> dict[str, Split]:
+    """The part of another set, whose classes are in the order of the run's where they are the same."""
+    info, parts = run.dataset(), dict(collection.parts)
+    if differ := sorted(set(collection.classes) ^ set(info.classes)):
+        who = [f"{name!r} ({'only the run' if name in info.classes else 'only the data'})" for name in differ[:4]]
+        raise InputError(
+            f"--dataset: {collection.name} has other classes than {run.path}: {', '.join(who)}"
+            f"{', …' if len(differ) > 4 else ''}; give a set with the classes that the run knows."
+        )
+    if set(parts) == {"train"}:
+        parts = {split: parts["train"]}
+    if split not in parts:
+        raise InputError(f"--split: {collection.name} has no {split} part; choose from {', '.join(parts)}.")
+    return {split: parts[split]}
