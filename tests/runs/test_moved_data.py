@@ -118,6 +118,7 @@ def straight_accuracy(home: Path) -> float:
 
 def test_a_run_is_resumed_after_its_data_moved(home: Path, tmp_path: Path, convmixer: Run) -> None:
     config = tiny_config(dataset="folder:pictures", batch_size=8, epochs=3)
+    os.chdir(home)
     whole = train(config, "whole", artifacts=False)
     with pytest.raises(Interrupted):
         train(config, "stopped", artifacts=False, observer=StopAtStep(4))
