@@ -5,16 +5,34 @@ No file is ever unpickled in a way that could run code.
 
 from __future__ import annotations
 
-import pickle
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from convmixer.errors import InputError
 
 _WRAPPERS = ("state_dict", "model", "state_dict_ema")  # where training scripts put the weights in what they save
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")  # of wrappers around the model
+_NOT_WEIGHTS = re.compile(r"optim|sched|scaler|loss|rng", re.IGNORECASE)  # what else a checkpoint holds tensors in
+_DEPTH = 4  # of dictionaries in which a state_dict is looked for
+
+# What checkpoints hold beside tensors. None of these classes is used: a stand-in takes the place of each.
+_HARMLESS = re.compile(
+    r"argparse\.Namespace|types\.SimpleNamespace|pathlib\.\w+|datetime\.\w+|omegaconf\.[\w.]+|easydict\.EasyDict"
+    r"|numpy\.(_?core\.multiarray\.(scalar|_reconstruct)|dtype|ndarray|dtypes\.\w+|float64)"
+)
+
+
+class _StandIn:
+    """Takes the place of an object in a file, with whatever it was to be made of."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -28,39 +46,114 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         InputError: unreadable file, or keys or shapes that differ from the model's (the message names them).
     """
     path = Path(path)
-    state = to_own_layout(read_state_dict(path))
-    mismatch = describe_mismatch(model.state_dict(), state)
+    own, state = model.state_dict(), to_own_layout(read_state_dict(path))
+    # Steps that batch normalisation counted, which no result depends on; some tools leave them out.
+    state = {key: value for key, value in own.items() if key.endswith(".num_batches_tracked")} | state
+    mismatch = describe_mismatch(own, state)
     if mismatch:
         raise InputError(f"{path}: these weights do not fit the model: {mismatch}.")
     model.load_state_dict(state)
 
 
-def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """The named tensors in a safetensors or PyTorch file. Raises InputError if it is neither or holds more."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The named tensors in a safetensors or PyTorch file, without the prefixes of wrappers around the model.
 
+    A checkpoint may hold other things beside them. Of several sets of tensors that under ``state_dict`` or ``model``
+    counts.
+
+    Raises:
+        InputError: no such file, not readable without running code in it, damaged, no or several sets of tensors,
+            or tensors that are sparse or not finite.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a .safetensors or .pt file with weights.")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"{path}: cannot be read as weights without running code in it ({reason}); "
-            "save the state_dict alone, best as .safetensors."
-        ) from error
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     for wrapper in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    found = list(_sets_of_tensors(content))
+    if not found:
         raise InputError(f"{path}: holds no state_dict (a mapping of names to tensors); save model.state_dict().")
-    return {str(key).removeprefix("module."): value for key, value in content.items()}
+    if len(found) > 1:
+        names = ", ".join(_shown(name) for name, _ in found)
+        raise InputError(f"{path}: holds several sets of weights ({names}); save one of them alone.")
+    state = _without_prefixes(found[0][1])
+    for name, value in state.items():
+        if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.device.type != "cpu":
+            raise InputError(f"{path}: {_shown(name)} is not a dense tensor of real numbers; save model.state_dict().")
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise InputError(
+                f"{path}: {_shown(name)} has values that are not finite; the file is damaged or training diverged."
+            )
+    return state
 
 
-def to_own_layout(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _read_safetensors(path: Path) -> Any:
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except Exception as error:  # any, as below
+        raise InputError(f"{path}: cannot be read as weights ({_reason(error)}); is the file whole?") from error
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        unknown = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # files of before 2020; loading them says what they hold
+        unknown = []
+    harmful = [name for name in unknown if not _HARMLESS.fullmatch(name)]
+    if harmful:
+        names = ", ".join(map(_shown, harmful[:3])) + (", …" if len(harmful) > 3 else "")
+        raise InputError(
+            f"{path}: cannot be read as weights without running code in it (it holds objects of {names}); "
+            "save the state_dict alone, best as .safetensors."
+        )
+    try:
+        with torch.serialization.safe_globals([(_StandIn, name) for name in unknown]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle raises anything
+        raise InputError(
+            f"{path}: cannot be read as weights without running code in it, or is damaged ({_reason(error)}); "
+            "save the state_dict alone, best as .safetensors."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip()
+    if "weights_only" in text or "weights only" in text.lower():
+        return "not a file of tensors"
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+
+
+def _shown(name: str) -> str:
+    return name if name.isprintable() else ascii(name)
+
+
+def _sets_of_tensors(content: Any, name: str = "the file itself", depth: int = _DEPTH) -> Iterator[tuple[str, Any]]:
+    """The dictionaries of names to tensors in nested dictionaries."""
+    if not isinstance(content, dict) or not content:
+        return
+    if all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
+        yield name, content
+    elif depth:
+        for key, value in content.items():
+            if not _NOT_WEIGHTS.search(str(key)):
+                yield from _sets_of_tensors(value, str(key), depth - 1)
+
+
+def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by the names they have in the model, whatever it was wrapped into."""
+    state = {key.replace("._orig_mod.", "."): value for key, value in state.items()}
+    stems = [key.removesuffix("stem.0.weight") for key in state if key.endswith(".stem.0.weight")]
+    if len(stems) == 1:  # the model may be an attribute of any name; what lies beside it is left to be complained of
+        return {key.removeprefix(stems[0]): value for key, value in state.items()}
+    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), ""):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def to_own_layout(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Renames the keys of the paper's ``nn.Sequential``; any other layout is returned as it is.
 
     In the paper's layout 0 and 2 are the stem's convolution and normalisation, 3 … depth + 2 the blocks, and
@@ -83,7 +176,7 @@ def to_own_layout(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {renamed(key): value for key, value in state.items()}
 
 
-def describe_mismatch(expected: dict[str, torch.Tensor], given: dict[str, torch.Tensor], most: int = 4) -> str:
+def describe_mismatch(expected: dict[str, Tensor], given: dict[str, Tensor], most: int = 4) -> str:
     """What keeps ``given`` from being loaded in place of ``expected``, or '' if nothing does."""
     shapes = [
         f"{key} is {list(given[key].shape)}, not {list(tensor.shape)}"
@@ -96,7 +189,7 @@ def describe_mismatch(expected: dict[str, torch.Tensor], given: dict[str, torch.
         "of another shape": shapes,
     }
     return "; ".join(
-        f"{len(keys)} {kind} ({', '.join(keys[:most])}{', …' if len(keys) > most else ''})"
+        f"{len(keys)} {kind} ({', '.join(map(_shown, keys[:most]))}{', …' if len(keys) > most else ''})"
         for kind, keys in kinds.items()
         if keys
     )
