@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,12 @@ from hypothesis import strategies as st
 from convmixer.config import TrainConfig
 from convmixer.data import Dataset
 from convmixer.errors import InputError
+from convmixer.presets import run_config
+from convmixer.runs import RunDir
 from convmixer.training import train
-from convmixer.training.sizes import batch_size_for, check_sizes, image_size_in
+from convmixer.training.sizes import batch_size_for, check_sizes, fit_batch, image_size_in
 from convmixer.training.step import TrainStep
+from tests.helpers.cli import Run
 from tests.helpers.runs import tiny_config
 
 
@@ -35,6 +40,35 @@ def test_what_was_asked_for_is_taken_where_there_are_as_many_images(digits: Data
     assert check_sizes(tiny_config(batch_size=None), digits.info) == 32
     assert check_sizes(tiny_config(batch_size=300), digits.info) == 300
     assert check_sizes(tiny_config(batch_size=10**6), digits.info) == images
+
+
+def test_a_recipes_batch_shrinks_to_40_steps_and_a_given_one_stays(convmixer: Run, digits: Dataset) -> None:
+    config, hint = fit_batch(run_config(dataset="digits"), digits.info)
+    assert config.train.batch_size == 32
+    assert "Batches of 32 instead of the recipe's 512: 40 steps an epoch instead of 2 with these 1,293 images" in hint
+    small = replace(digits.info, sizes={"train": 150})
+    assert fit_batch(run_config(recipe="strong-short"), small)[0].train.batch_size == 16
+    for kept in (run_config(), run_config(recipe="strong"), run_config(recipe="reference")):
+        assert fit_batch(kept, replace(digits.info, sizes={"train": 45_000})) == (kept, "")
+
+    tiny = ("train", "--dataset", "digits", "--dim", 8, "--depth", 1, "--kernel-size", 3, "--epochs", 1)
+    for more, size in (((), 32), (("--batch_size", 512), 512)):
+        status, out, err = convmixer(*tiny, *more, "--json")
+        assert status == 0
+        assert RunDir(json.loads(out)["run"]).config().train.batch_size == size
+        assert ("instead of the recipe's 512" in err) == (size == 32)
+    status, _, err = convmixer(*tiny, "--resume", "--json")  # the same directory is found
+    assert status == 0
+    assert len(list(Path("results/runs").iterdir())) == 2
+
+
+def test_in_python_a_mapping_leaves_the_batch_to_the_data(tmp_path: Path, digits: Dataset) -> None:
+    small = {"dataset": "digits", "dim": 8, "depth": 1, "kernel_size": 3, "epochs": 1}
+    for _ in range(2):
+        train(small, tmp_path / "run", dataset=digits, artifacts=False, resume=True)
+        assert RunDir(tmp_path / "run").config().train.batch_size == 32
+    train(small | {"batch_size": 512}, tmp_path / "given", dataset=digits, artifacts=False)
+    assert RunDir(tmp_path / "given").config().train.batch_size == 512
 
 
 @given(epochs=st.integers(1, 300), patch=st.integers(1, 7), start=st.integers(1, 20), more=st.integers(0, 20))

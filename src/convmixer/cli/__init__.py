@@ -72,8 +72,10 @@ class _Messages(logging.Handler):
 def _parse(arguments: list[str]) -> Any:
     arguments = [current_flag(argument) for argument in arguments]
     options: dict[str, Any] = {"default": _train_defaults(arguments[1:])} if arguments[:1] == ["train"] else {}
-    searches = arguments[:1] == ["grid-search"]
-    search_options: dict[str, Any] = {"default": GridSearch(run=_train_defaults(arguments[1:]).run)} if searches else {}
+    search_options: dict[str, Any] = {}
+    if arguments[:1] == ["grid-search"]:
+        base = _train_defaults(arguments[1:])
+        search_options = {"default": GridSearch(run=base.run, fits_batch=base.fits_batch)}
     inspects = arguments[:1] == ["data"]
     data_options: dict[str, Any] = {"default": Data.defaults(arguments[1:])} if inspects else {}
     commands: Any = (
@@ -101,6 +103,7 @@ def _train_defaults(arguments: list[str]) -> Train:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("--model", "--recipe", "--config", "--out", "--init-from", "--dataset"):
         parser.add_argument(name)
+    parser.add_argument("--batch-size", "--batch_size")
     parser.add_argument("--resume", action="store_true")
     try:
         chosen, _ = parser.parse_known_args(arguments)
@@ -113,5 +116,6 @@ def _train_defaults(arguments: list[str]) -> Train:
         file = Path(chosen.out) / "config.json"
     if file is None:
         given = {name: getattr(chosen, name) for name in ("init_from", "dataset") if getattr(chosen, name)}
-        return Train(run=run_config(chosen.model, chosen.recipe or "baseline", **given))
+        run = run_config(chosen.model, chosen.recipe or "baseline", **given)
+        return Train(run=run, fits_batch=chosen.batch_size is None)
     return Train(run=RunConfig.from_dict(read_json(file), where=str(file)))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from convmixer.cli.output import ERRORS, print_table
+from convmixer.cli.train import fit_to_data
 from convmixer.config import RunConfig
 from convmixer.errors import Interrupted
 from convmixer.presets import run_config
@@ -36,15 +37,20 @@ class GridSearch:
     """A run's config.json to take all defaults from, instead of --model and --recipe."""
     json: bool = False
     """Print the records as JSON."""
+    fits_batch: tyro.conf.Suppress[bool] = False
+    """As :attr:`convmixer.cli.train.Train.fits_batch`."""
 
     def execute(self) -> int:
         """Runs the command; returns the exit status: 1 if a run crashed, or none finished."""
         from convmixer.search.grid_search import default_search_path, grid_search
         from convmixer.search.pool import RunCrashedError
 
-        out = self.out or default_search_path(self.run, self.search)
+        run, dataset = self.run, None
+        if self.fits_batch and all(dimension.name != "batch_size" for dimension in self.search.check(run).space()):
+            run, dataset = fit_to_data(run)
+        out = self.out or default_search_path(run, self.search)
         try:
-            result = grid_search(self.run, self.search, out, console=ERRORS)
+            result = grid_search(run, self.search, out, dataset=dataset, console=ERRORS)
         except Interrupted as stop:
             ERRORS.print("Interrupted; the checkpoints are written, the same command continues.", highlight=False)
             return 128 + stop.signum

@@ -17,6 +17,7 @@ from convmixer.presets import run_config
 from convmixer.utils.formatting import percent
 
 if TYPE_CHECKING:
+    from convmixer.data import Dataset
     from convmixer.runs import Summary
 
 
@@ -33,6 +34,8 @@ class Train:
     """Continue the run in --out, or the newest one with this configuration."""
     json: bool = False
     """Print the summary as JSON."""
+    fits_batch: tyro.conf.Suppress[bool] = False
+    """Whether the batch size is the recipe's, which is made smaller where the data are few."""
 
     def execute(self) -> int:
         """Runs the command; returns the exit status."""
@@ -45,9 +48,12 @@ class Train:
             raise InputError(
                 f"--out: there is no run {out} to resume; " + (nearest(out, known) if known else "leave --resume out.")
             )
+        config, dataset = self.run, None
+        if self.fits_batch:
+            config, dataset = fit_to_data(config)
         if out is None:
-            out = (newest_path if self.resume else unused_path)(default_path(self.run))
-        summary = train(self.run, out, resume=self.resume, console=ERRORS)
+            out = (newest_path if self.resume else unused_path)(default_path(config))
+        summary = train(config, out, resume=self.resume, dataset=dataset, console=ERRORS)
         if self.json:
             print_json(summary.to_dict() | {"run": str(out)})
         else:
@@ -56,6 +62,17 @@ class Train:
             ERRORS.print(f"The run diverged: {summary.message}.", style="red", highlight=False)
             return 1
         return 0
+
+
+def fit_to_data(config: RunConfig) -> tuple[RunConfig, Dataset]:
+    """Loads the data and makes the recipe's batch size fit them, saying so."""
+    from convmixer.data import load_dataset
+    from convmixer.training.sizes import fit_batch
+
+    dataset = load_dataset(config.data, protocol=config.protocol, console=ERRORS)
+    config, hint = fit_batch(config, dataset.info)
+    ERRORS.print(hint, style="yellow", highlight=False, end="\n" * bool(hint))
+    return config, dataset
 
 
 def _summary_table(summary: Summary, out: Path) -> Table:

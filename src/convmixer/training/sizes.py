@@ -18,6 +18,23 @@ def batch_size_for(images: int) -> int:
     return min(max(1 << (fitting.bit_length() - 1), _SMALLEST), _LARGEST)
 
 
+def fit_batch(config: RunConfig, info: DatasetInfo) -> tuple[RunConfig, str]:
+    """The configuration with the recipe's batch size made to fit the data, and a sentence for the user, or ''.
+
+    A recipe's batch size is made for large data: it is the largest one to take. One that the user gives stays.
+    """
+    batch, images = config.train.batch_size, info.sizes["train"]
+    if batch is None or images // batch >= _STEPS:
+        return config, ""
+    smaller = min(batch, batch_size_for(images))
+    if smaller == batch:
+        return config, ""
+    return config.replace(batch_size=smaller), (
+        f"Batches of {smaller} instead of the recipe's {batch}: {images // smaller} steps an epoch instead of "
+        f"{images // batch} with these {images:,} images; --batch-size {batch} takes the recipe's all the same."
+    )
+
+
 def image_size_in(settings: TrainConfig, epoch: int, full: int, patch: int) -> int:
     """Side of the training images in an epoch (from 0) of a run, a multiple of ``patch`` pixels, at most ``full``."""
     start = settings.image_size_start or full

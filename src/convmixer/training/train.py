@@ -32,7 +32,7 @@ from convmixer.training.display import TensorBoard, TrainingDisplay
 from convmixer.training.initial import initialize
 from convmixer.training.loop import DivergedError, TrainingLoop
 from convmixer.training.observers import Observers, PrunedError, RunObserver, RunWriter, SignalWatch
-from convmixer.training.sizes import few_steps_hint
+from convmixer.training.sizes import few_steps_hint, fit_batch
 
 
 def train(
@@ -51,7 +51,8 @@ def train(
 
     Args:
         config: what to do; a mapping has the arguments of :func:`convmixer.run_config`, such as
-            ``{"recipe": "strong", "dataset": "digits", "epochs": 5}``.
+            ``{"recipe": "strong", "dataset": "digits", "epochs": 5}``; without ``batch_size``, the recipe's is made
+            smaller where the data are few.
         out: directory to write; see :mod:`convmixer.runs.run_dir` for what it will hold.
         resume: continue the run in ``out`` from its newest checkpoint; the end is as if nothing had happened (on a CPU,
             with the same number of threads, bit for bit). A new directory is started, a finished run is left as it is
@@ -70,10 +71,12 @@ def train(
         InputError: impossible configuration for these data, or a directory that cannot be used.
         Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written.
     """
+    console, run = console or Console(quiet=True), RunDir(out)
+    fits = not isinstance(config, RunConfig) and config.get("batch_size") is None
     if not isinstance(config, RunConfig):
         config = run_config(**config)
-    console = console or Console(quiet=True)
-    run = RunDir(out)
+    if fits and resume and (run.path / "config.json").exists():
+        config, fits = config.replace(batch_size=run.config().train.batch_size), False
     with run.locked(), run.record_error(), prepared_cpu():
         ended = run.check_can_use(config, resume=resume)
         if ended and (ended.status != "pruned" or keep_pruned):
@@ -82,6 +85,9 @@ def train(
         device = choose_device(config.train.device)
         place = config.data
         dataset = dataset or _load_data(config, run, console)
+        if fits:
+            config, hint = fit_batch(config, dataset.info)
+            console.print(hint, style="yellow", highlight=False, end="\n" * bool(hint))
         if (run.path / "config.json").exists():
             config = config.replace(dataset=run.config().data.dataset)
         model, initial = new_model(config, dataset.info, device), None
