@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from convmixer.report.figures import (
     mean_cells,
 )
 from convmixer.report.records import StudyRecord
-from convmixer.report.render import inline_svg
+from convmixer.report.render import inlined
 from convmixer.runs import RunDir
 from convmixer.utils.metrics import MainEffect
 from convmixer.utils.study_figures import (
@@ -276,9 +277,11 @@ def test_logarithmic_axes_have_plain_numbers() -> None:
 def test_points_carry_their_values_for_readers_who_point_at_them() -> None:
     figure = accuracy_against_time([CostPoint('a "b" <c>', 1.5, 0.8, 0.01, True)])
     svg = figure_svg(figure)
-    assert '<g id=\'tip: a "b" &lt;c&gt;: 80.00%\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}1.00 at 1.5' in svg
-    page = inline_svg(ReportFigure("section", "name", "title", "alt", figure))
-    assert "<g class='tip' data-tip='a \"b\" &lt;c&gt;: 80.00%" in page
+    assert "class='tip' data-tip='a \"b\" &lt;c&gt;: 80.00%\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}1.00 at 1.5" in svg
+    assert inlined(ReportFigure("section", "name", "title", "alt", figure)).count("data-tip=") == 1
+    bands = draw_bands([band("a", [{1: 0.5, 2: 0.6}]), band("b", [{1: 0.1, 2: 0.2}])], "accuracy", is_share=True)
+    tips = re.findall(r'<use class="tip" data-tip="([^"]*)"', figure_svg(bands))
+    assert tips == ["a, epoch 2: 60.00%", "a, epoch 1: 50.00%", "b, epoch 2: 20.00%", "b, epoch 1: 10.00%"]
 
 
 def test_svg_keeps_texts_as_texts() -> None:

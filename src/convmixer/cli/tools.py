@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from convmixer.bench.settings import BenchConfig
 from convmixer.cli.output import ERRORS, print_json, print_table
@@ -34,21 +32,18 @@ class Models:
         if self.json:
             print_json([vars(row) for row in rows])
             return 0
-        table = Table("model", "head", "branch", "h/d", "kernel", "patch", "input", "classes", "weights", "mult-adds")
+        headers = ("model", "head", "branch", "h/d", "kernel", "patch", "input", "classes", "weights", "mult-adds")
+        listed = []
         for row in rows:
             sizes = (f"{row.dim}/{row.depth}", per_block_text(row.kernel_size), row.patch_size)
             cells = (row.model, row.head, row.branch, *sizes)
             cost = (f"{row.parameters:,}", f"{row.multiply_adds / 1e6:,.1f} M")
-            table.add_row(*map(str, (*cells, f"{row.image_size}×{row.image_size}", row.n_classes, *cost)))
-        console = Console(width=max(Console().width, 124))  # a narrower table would cut the names
-        console.print(table)
+            listed.append([*map(str, (*cells, f"{row.image_size}×{row.image_size}", row.n_classes, *cost))])
+        print_table(headers, listed, optional=("classes", "patch", "kernel", "input", "h/d"))
         print("\nParts that --head and --branch (Python: head=, branch=) take:")
-        parts = Table("part", "name", "what it is")
-        for name, head in HEADS.items():
-            parts.add_row("head", name, _first_line(head))
-        for name, branch in BRANCHES.items():
-            parts.add_row("branch", name, _first_line(branch.build))
-        console.print(parts)
+        parts = [("head", name, _first_line(head)) for name, head in HEADS.items()]
+        parts += [("branch", name, _first_line(branch.build)) for name, branch in BRANCHES.items()]
+        print_table(("part", "name", "what it is"), parts)
         return 0
 
 

@@ -14,7 +14,7 @@ from convmixer.cli.output import ERRORS, print_json
 from convmixer.config import RunConfig
 from convmixer.errors import InputError, nearest
 from convmixer.presets import run_config
-from convmixer.utils.formatting import percent
+from convmixer.utils.formatting import accuracy, percent
 
 if TYPE_CHECKING:
     from convmixer.data import Dataset
@@ -76,6 +76,9 @@ def fit_to_data(config: RunConfig) -> tuple[RunConfig, Dataset]:
 
 
 def _summary_table(summary: Summary, out: Path) -> Table:
+    from convmixer.runs import RunDir
+
+    sizes = RunDir(out).dataset().sizes
     table = Table(title=str(out), show_header=False, title_justify="left")
     speed = f"{summary.epoch_seconds:.1f} s, {summary.images_per_second:.0f} img/s" if summary.epoch_seconds else "–"
     how = {"validation": "best on validation", "original": "best on test: not an unbiased figure"}[summary.protocol]
@@ -85,8 +88,8 @@ def _summary_table(summary: Summary, out: Path) -> Table:
         "recipe": f"{summary.recipe}, seed {summary.seed}",
         "epochs": f"{summary.epochs}, selected {summary.selected_epoch} ({how})",
         "train accuracy": percent(summary.train_accuracy),
-        "val accuracy": percent(summary.val_accuracy),
-        "test accuracy": percent(summary.test_accuracy),
+        "val accuracy": accuracy(summary.val_accuracy, sizes.get("val")),
+        "test accuracy": accuracy(summary.test_accuracy, sizes.get("test")),
         "test loss": "–" if summary.test_loss is None else f"{summary.test_loss:.4f}",
         "epoch": speed,
         "status": summary.status,

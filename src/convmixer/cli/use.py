@@ -159,7 +159,7 @@ def _print_evaluation(evaluation: RunEvaluation) -> None:
     low, high = accuracy_interval(round(figures.accuracy * evaluation.images), evaluation.images)
     data = f"{evaluation.dataset}, another data set, " if evaluation.another_data_set else ""
     overall = Table(title=f"{evaluation.run}: {data}{evaluation.split}, {evaluation.images} images", show_header=False)
-    overall.add_row("accuracy", f"{figures.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%})")
+    overall.add_row("accuracy", f"{figures.accuracy:.2%} (95% interval {low:.2%} to {high:.2%})")
     if evaluation.accuracy_tta is not None:
         overall.add_row(f"accuracy, --tta {evaluation.tta}", percent(evaluation.accuracy_tta))
     overall.add_row(

@@ -36,7 +36,8 @@ class ReportFigure:
     name: str
     title: str
     alt: str
-    figure: Figure
+    figure: Figure | bytes
+    """What is drawn, or a PNG file's content."""
 
 
 @dataclass(frozen=True)
@@ -260,6 +261,11 @@ def _featured(chosen: FeaturedRun, study: Study) -> Iterator[ReportFigure]:
         error = run.evaluation.expected_calibration_error
         alt = f"Reliability diagram of the test set; the expected calibration error is {error:.2%}."
         yield ReportFigure(section, "calibration", "Calibration", alt, calibration_diagram(run.evaluation.calibration))
+    mistakes = study.folder / run.row.path / "mistakes_test.png"
+    if mistakes.is_file():
+        alt = "Test images with true and predicted class: the most confident mistakes, then the least certain images."
+        title = "The most confident mistakes and the least certain images"
+        yield ReportFigure(section, "mistakes", title, alt, mistakes.read_bytes())
     kernels, patches = learned_weights(study.folder / run.row.path / "model.safetensors")
     if kernels:
         sizes = number(sorted({k.shape[-1] for k in kernels}))

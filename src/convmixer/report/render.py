@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ from convmixer.report.records import StudyRecord
 from convmixer.report.tables import Cell, Table
 from convmixer.utils import visualization as colours
 from convmixer.utils.formatting import NOTHING
-from convmixer.utils.visualization import TIP, figure_svg
+from convmixer.utils.visualization import figure_svg
 
 # Colours of the figures that the page sets by its scheme; heat maps keep theirs, with the texts on them.
 _VARIABLES = {
@@ -36,19 +37,21 @@ def page(record: StudyRecord, figures: Sequence[ReportFigure], featured: Feature
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"tables": tables, "insight": insight, "svg": inline_svg}
+    environment.globals |= {"tables": tables, "insight": insight, "inlined": inlined}
     sections: dict[str, list[ReportFigure]] = {}
     for figure in figures:
         sections.setdefault(figure.section, []).append(figure)
     return environment.get_template("report.html.j2").render(record=record, sections=sections, featured=featured)
 
 
-def inline_svg(figure: ReportFigure) -> Markup:
+def inlined(figure: ReportFigure) -> Markup:
     """A figure as part of the page: in its colours and font, named for screen readers, without clashing identifiers."""
+    if isinstance(figure.figure, bytes):
+        content = base64.b64encode(figure.figure).decode()
+        return Markup(f'<img alt="{escape(figure.alt)}" src="data:image/png;base64,{content}">')
     svg = figure_svg(figure.figure)
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
-    svg = re.sub(rf"""<g id=(["']){TIP}(.*?)\1>""", r"<g class=\1tip\1 data-tip=\1\2\1>", svg)
     prefix = re.sub(r"\W+", "-", figure.name)
     svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
     for colour, name in _VARIABLES.items():

@@ -62,7 +62,11 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> tuple[Stu
         if ".md" in files:
             for figure in figures:
                 written.append(files[".md"].parent / FIGURES / f"{figure.name}.png")
-                save_figure(figure.figure, written[-1])
+                if isinstance(figure.figure, bytes):
+                    written[-1].parent.mkdir(parents=True, exist_ok=True)
+                    write_atomic(written[-1], figure.figure)
+                else:
+                    save_figure(figure.figure, written[-1])
     except OSError as error:
         raise InputError(f"{out}: cannot be written to ({error.strerror or error}); choose another --out.") from None
     return record, written

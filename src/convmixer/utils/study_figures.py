@@ -28,7 +28,7 @@ from convmixer.utils.visualization import (
     SERIES,
     TIPS_PER_LINE,
     WHITE,
-    add_tip,
+    add_tips,
     epoch_ticks,
     styled,
 )
@@ -87,9 +87,9 @@ def curve_bands(bands: Sequence[Band], ylabel: str, *, is_share: bool) -> Figure
             )
             axes.fill_between(row.epochs, row.low, row.high, color=colour, alpha=0.16, linewidth=0)
             step = -(-len(row.epochs) // TIPS_PER_LINE)
-            for epoch, value in list(zip(row.epochs, row.mean, strict=True))[::-step]:
-                told = percent(value) if is_share else f"{value:.3f}"
-                add_tip(axes, epoch, value, f"{row.label}, epoch {epoch}: {told}")
+            shown = list(zip(row.epochs, row.mean, strict=True))[::-step]
+            write = percent if is_share else "{:.3f}".format
+            add_tips(axes, [(epoch, value, f"{row.label}, epoch {epoch}: {write(value)}") for epoch, value in shown])
         axes.set(xlabel="epoch", ylabel=ylabel)
         axes.set_xticks(epoch_ticks(min(row.epochs[0] for row in bands), max(row.epochs[-1] for row in bands)))
         if is_share:
@@ -138,9 +138,7 @@ def accuracy_against_time(rows: Sequence[CostPoint]) -> Figure:
                 elinewidth=1.2,
                 label=point.label,
             )
-        for point in rows:
-            worth = f"{percent(point.accuracy)}{half_width(point.half_width)}"
-            add_tip(axes, point.seconds, point.accuracy, f"{point.label}: {worth} at {duration(point.seconds)}")
+        add_tips(axes, [(p.seconds, p.accuracy, _told(p)) for p in rows])
         axes.margins(0.12)
         axes.set_ylim(max(axes.get_ylim()[0], 0.0), min(axes.get_ylim()[1], 1.0))
         axes.set(xlabel="seconds per epoch", ylabel="test accuracy")
@@ -149,6 +147,11 @@ def accuracy_against_time(rows: Sequence[CostPoint]) -> Figure:
         _percent(axes.yaxis)
         _legend_below(figure, axes)
     return figure
+
+
+def _told(point: CostPoint) -> str:
+    worth = f"{percent(point.accuracy)}{half_width(point.half_width)}"
+    return f"{point.label}: {worth} at {duration(point.seconds)}"
 
 
 @dataclass(frozen=True)
@@ -172,12 +175,11 @@ def differences(rows: Sequence[DifferencePoint], other: str) -> Figure:
             half = 100 * (point.half_width or 0.0)
             axes.errorbar(100 * point.difference, y, xerr=half, fmt="o", color=BLUE, markersize=6, elinewidth=2.2)
             text = f"{point.label}: {points(point.difference)}{half_width(point.half_width)} points"
-            add_tip(axes, 100 * point.difference, y, text)
+            add_tips(axes, [(100 * point.difference, y, text)])
         known = [(100 * p.other, y, p.label) for y, p in zip(heights, rows, strict=True) if p.other is not None]
         if known:
             axes.plot([x for x, _, _ in known], [y for _, y, _ in known], "D", color=ORANGE, markersize=5, label=other)
-            for x, y, label in known:
-                add_tip(axes, x, y, f"{label}, {other}: {points(x / 100)} points")
+            add_tips(axes, [(x, y, f"{label}, {other}: {points(x / 100)} points") for x, y, label in known])
         axes.set_yticks(heights, [textwrap.fill(point.label, 22) for point in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
@@ -236,8 +238,7 @@ def marginal(name: str, trials: Sequence[tuple[Any, float]], means: Sequence[tup
         axes = figure.add_subplot()
         axes.plot(values, [a for _, a in trials], "o", color=BLUE, alpha=0.45, label="a trial")
         axes.plot(centres, [mean for _, mean in means], color=ORANGE, marker="D", markersize=5, label="mean")
-        for value, reached in trials:
-            add_tip(axes, value, reached, f"{name} {number(value)}: {percent(reached)}")
+        add_tips(axes, [(value, a, f"{name} {number(value)}: {percent(a)}") for value, a in trials])
         if not isinstance(values[0], str) and min(values) > 0 and max(values) >= 4 * min(values):
             _logarithmic(axes)
         if set(values) == set(centres):

@@ -9,9 +9,10 @@ from __future__ import annotations
 import functools
 import io
 import math
+import re
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,19 +129,29 @@ def figure_svg(figure: Figure) -> str:
     buffer = io.StringIO()
     with styled(), matplotlib.rc_context({"svg.fonttype": "none", "font.family": [_FONT]}):
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    return buffer.getvalue()
+    return _with_tips(buffer.getvalue())
 
 
-TIP = "tip: "
 TIPS_PER_LINE = 40
+_TIP, _NEXT = "tip: ", "\N{SYMBOL FOR RECORD SEPARATOR}"
 
 
-def add_tip(axes: Axes, x: float, y: float, text: str) -> None:
-    """Gives a point the text that a page shows when a reader points at it.
+def add_tips(axes: Axes, points: Iterable[tuple[float, float, str]]) -> None:
+    """Gives points (x, y) the texts that :func:`figure_svg` keeps, for a page to show when a reader points at them."""
+    x, y, texts = zip(*points, strict=True)
+    axes.scatter(x, y, s=64, alpha=0.0, gid=_TIP + _NEXT.join(texts))
 
-    It is the group id, after :data:`TIP`, of an invisible marker.
-    """
-    axes.scatter([x], [y], s=64, alpha=0.0, gid=TIP + text)
+
+def _with_tips(svg: str) -> str:
+    """Moves the texts of :func:`add_tips` from the group to its invisible markers: class "tip", attribute data-tip."""
+    parts = re.split(rf"""<g id=(["']){_TIP}(.*?)\1>""", svg)
+    shown = [parts[0]]
+    for quote, texts, rest in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+        own = texts.split(_NEXT)
+        pieces = rest.split("<use ", len(own))
+        tips = (f"<use class={quote}tip{quote} data-tip={quote}{text}{quote} " for text in own)
+        shown.append("<g>" + pieces[0] + "".join(tip + piece for tip, piece in zip(tips, pieces[1:], strict=True)))
+    return "".join(shown)
 
 
 @dataclass(frozen=True)
@@ -180,12 +191,12 @@ def learning_curve(
             _line(panels[name], rows, f"train_{name}", color=BLUE, label="training")
             _line(panels[name], rows, f"val_{name}", color=ORANGE, linestyle=(0, (4, 1.5)), label=held_out)
             step = -(-len(rows) // TIPS_PER_LINE)
-            for row in rows[::-step]:
-                for part, told in (("train", "training"), ("val", held_out)):
-                    value = getattr(row, f"{part}_{name}")
-                    if value is not None and math.isfinite(value):
-                        text = percent(value) if name == "accuracy" else f"{value:.3f}"
-                        add_tip(panels[name], row.epoch, value, f"epoch {row.epoch}, {told} {name}: {text}")
+            for part, told in (("train", "training"), ("val", held_out)):
+                values = [(row.epoch, getattr(row, f"{part}_{name}")) for row in rows[::-step]]
+                known = [(epoch, v) for epoch, v in values if v is not None and math.isfinite(v)]
+                write = percent if name == "accuracy" else "{:.3f}".format
+                if known:
+                    add_tips(panels[name], [(e, v, f"epoch {e}, {told} {name}: {write(v)}") for e, v in known])
         _line(panels["lr"], rows, "lr", color=MUTED)
         panels["accuracy"].yaxis.set_major_formatter(PercentFormatter(1.0))
         panels["lr"].yaxis.set_major_locator(MaxNLocator(2))
