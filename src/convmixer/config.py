@@ -35,6 +35,8 @@ Engine = Literal["auto", "plain", "fast"]
 Protocol = Literal["validation", "original"]
 BadImages = Literal["fail", "skip"]
 
+TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
+
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
 Amount = Annotated[float, Meta(ge=0)]
@@ -257,8 +259,19 @@ class TrainConfig(Checked):
     """On a CUDA device, record an update once and replay it, which spares the time between its operations."""
     checkpoint_minutes: Amount = field(default=10.0, metadata=_INCIDENTAL)
     """Minutes between checkpoints within an epoch; they are written after epochs as well."""
+    track: str = field(default="tensorboard", metadata=_INCIDENTAL)
+    """Trackers to record metrics, settings and pictures with, as in tensorboard,wandb: tensorboard (files in the run
+    directory), wandb, trackio, mlflow; or none."""
+
+    def trackers(self) -> tuple[str, ...]:
+        """The names in ``track``."""
+        names = tuple(dict.fromkeys(name.strip() for name in self.track.split(",")))
+        return () if names == ("none",) else names
 
     def _problems(self) -> Iterator[str]:
+        for name in self.trackers():
+            if name not in TRACKERS:
+                yield f"`track`: {name!r} is not a tracker; {nearest(name, (*TRACKERS, 'none'))}"
         try:
             frozen_modules(self.freeze)
         except InputError as error:

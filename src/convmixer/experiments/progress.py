@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from convmixer.config import RunConfig
 from convmixer.experiments.matching import training_cost
 from convmixer.runs import EpochRecord
+from convmixer.runtime.progress import draws_bars
 
 
 class StudyProgress:
@@ -26,7 +27,7 @@ class StudyProgress:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not draws_bars(console),
             speed_estimate_period=24 * 3600,
         )
         self.task = self.bar.add_task("runs", total=sum(map(training_cost, runs)))

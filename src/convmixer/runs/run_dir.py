@@ -10,7 +10,8 @@ model.safetensors  the selected weights
 summary.json       final figures, once the run has ended
 evaluation_*.json  what the selected weights are worth on a split
 error.txt          the traceback of the failure that ended the last attempt, until another one succeeds
-tensorboard/       the same metrics as TensorBoard events
+tensorboard/       TensorBoard events: metrics, settings, pictures
+trackers.json      ids by which other trackers continue their records
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""What a training run shows: a progress bar on a terminal, a line for every epoch anywhere, TensorBoard events."""
+"""What a training run shows: a progress bar on a terminal, a line for every epoch anywhere."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,11 +10,12 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
 from convmixer.runs import EpochRecord
+from convmixer.runtime.progress import draws_bars
 from convmixer.training.observers import Progress, RunObserver
 
 
 class TrainingDisplay(RunObserver):
-    """Progress of ``epochs`` × ``steps_per_epoch`` steps; the bar is drawn on terminals only."""
+    """Progress of ``epochs`` × ``steps_per_epoch`` steps; the bar is drawn on terminals and in notebooks only."""
 
     def __init__(self, console: Console, epochs: int, steps_per_epoch: int) -> None:
         self.console, self.epochs, self.steps_per_epoch = console, epochs, steps_per_epoch
@@ -26,7 +26,7 @@ class TrainingDisplay(RunObserver):
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not draws_bars(console),
         )
         fields: dict[str, Any] = {"epoch": 1, "loss": 0.0, "accuracy": 0.0, "rate": 0.0}
         total = epochs * steps_per_epoch
@@ -59,27 +59,3 @@ class TrainingDisplay(RunObserver):
                 parts.append(f"{name.replace('_', ' ')} {accuracy:.2%}")
         parts += [f"lr {record.lr:.2e}", f"{record.seconds:.1f} s", f"{record.images_per_second:.0f} img/s"]
         self.console.print("  ".join(parts), highlight=False)
-
-
-class TensorBoard(RunObserver):
-    """Writes epoch records as TensorBoard events; events of epochs that will be repeated are purged."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_start(self, records: Sequence[EpochRecord]) -> None:
-        """Opens the event file."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(self.folder), purge_step=len(records) + 1)
-
-    def on_epoch(self, record: EpochRecord) -> None:
-        """Adds the epoch's metrics, at its number."""
-        for name, value in vars(record).items():
-            if name != "epoch" and value is not None:
-                self.writer.add_scalar(name, value, record.epoch)
-        self.writer.flush()
-
-    def on_end(self) -> None:
-        """Closes the event file."""
-        self.writer.close()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from convmixer.errors import Interrupted
-from convmixer.runs import EpochRecord, RunDir
+from convmixer.runs import EpochRecord, RunDir, Summary
 from convmixer.runs.checkpoint import save_checkpoint
 from convmixer.runtime.signals import Interruption
 
@@ -49,6 +49,9 @@ class RunObserver:
     def on_end(self) -> None:
         """The loop is left, whatever the reason."""
 
+    def on_summary(self, summary: Summary) -> None:
+        """The run has ended, and its files are written; not told of a run that is interrupted or crashed."""
+
     def should_stop(self) -> Interrupted | PrunedError | None:
         """What to end the run with, if anything; asked before epochs and evaluation batches, and after steps."""
         return None
@@ -84,6 +87,11 @@ class Observers(RunObserver):
         """Tells all."""
         for observer in self.observers:
             observer.on_end()
+
+    def on_summary(self, summary: Summary) -> None:
+        """Tells all."""
+        for observer in self.observers:
+            observer.on_summary(summary)
 
     def should_stop(self) -> Interrupted | PrunedError | None:
         """The first reason that any has."""

@@ -28,11 +28,13 @@ from convmixer.runtime.device import choose_device, dtype_name, has_bfloat16
 from convmixer.runtime.environment import describe_environment
 from convmixer.runtime.signals import Interruption
 from convmixer.training.build import new_model
-from convmixer.training.display import TensorBoard, TrainingDisplay
+from convmixer.training.display import TrainingDisplay
 from convmixer.training.initial import initialize
 from convmixer.training.loop import DivergedError, TrainingLoop
 from convmixer.training.observers import Observers, PrunedError, RunObserver, RunWriter, SignalWatch
 from convmixer.training.sizes import few_steps_hint, fit_batch
+from convmixer.training.tracking import Tracking, require_packages
+from convmixer.version import __version__
 
 
 def train(
@@ -59,7 +61,7 @@ def train(
             and its summary returned.
         dataset: the data that ``config.data`` names, if already loaded.
         console: where progress is shown; nowhere by default.
-        artifacts: draw figures and write TensorBoard events, which takes longer than a tiny run.
+        artifacts: draw figures and tell the trackers, which takes longer than a tiny run.
         test: read the test set at the end; without it :func:`read_test_set` can do so later.
         observer: is told what happens, and may end the run.
         keep_pruned: leave a run that an observer ended earlier as it is, instead of continuing it.
@@ -81,6 +83,8 @@ def train(
         ended = run.check_can_use(config, resume=resume)
         if ended and (ended.status != "pruned" or keep_pruned):
             return ended
+        trackers = config.train.trackers() if artifacts else ()
+        require_packages(trackers)
         run.reopen()
         device = choose_device(config.train.device)
         place = config.data
@@ -105,10 +109,10 @@ def train(
         console.print(_describe(loop, run), highlight=False)
         for hint in _hints(loop):
             console.print(hint, style="yellow", highlight=False)
-        watching = [RunWriter(run), *([TensorBoard(run.path / "tensorboard")] if artifacts else [])]
-        watching.append(TrainingDisplay(console, config.train.epochs, len(loop.batches)))
-        watching += [observer] if observer else []
-        return _run(loop, run, watching, figures=artifacts, test=test)
+        display = TrainingDisplay(console, config.train.epochs, len(loop.batches))
+        with Tracking(trackers, run.path, config, _facts(loop), console) as tracking:
+            watching = [RunWriter(run), tracking, display, *([observer] if observer else [])]
+            return _run(loop, run, watching, figures=artifacts, test=test)
 
 
 def _load_data(config: RunConfig, run: RunDir, console: Console) -> Dataset:
@@ -133,14 +137,16 @@ def _run(loop: TrainingLoop, run: RunDir, watching: list[RunObserver], *, figure
         loop.observer = Observers(SignalWatch(interruption), *watching)
         try:
             loop.run()
-            return _finish(loop, run, interruption.check, figures=figures, test=test)
+            summary = _finish(loop, run, interruption.check, figures=figures, test=test)
         except Interrupted:
             loop.save()
             raise
         except DivergedError as error:
-            return _summarize(loop, run, "diverged", message=str(error))
+            summary = _summarize(loop, run, "diverged", message=str(error))
         except PrunedError as error:
-            return _summarize(loop, run, "pruned", message=str(error))
+            summary = _summarize(loop, run, "pruned", message=str(error))
+        loop.observer.on_summary(summary)
+        return summary
 
 
 def _describe(loop: TrainingLoop, run: RunDir) -> str:
@@ -149,6 +155,13 @@ def _describe(loop: TrainingLoop, run: RunDir) -> str:
     sizes = ", ".join(f"{count} {name}" for name, count in info.sizes.items())
     where = f"{loop.device.type} {dtype_name(loop.precision)}, {loop.state.engine} engine"
     return f"{loop.config.model} ({parameters:,} parameters) on {info.name} ({sizes}), {where}, into {run.path}"
+
+
+def _facts(loop: TrainingLoop) -> dict[str, bool | int | float | str]:
+    """What trackers show beside the configuration."""
+    sizes = {f"{split}_images": count for split, count in loop.dataset.info.sizes.items()}
+    machine = {"device": loop.device.type, "precision_used": dtype_name(loop.precision), "engine": loop.state.engine}
+    return {"convmixer": __version__, "parameters": count_parameters(loop.model), **sizes, **machine}
 
 
 def _hints(loop: TrainingLoop) -> Iterator[str]:
