@@ -9,7 +9,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from convmixer.runs.checkpoint import CURRENT, PREVIOUS, DamagedCheckpointError, load_checkpoint, save_checkpoint
+from convmixer.runs.checkpoint import (
+    CURRENT,
+    PREVIOUS,
+    DamagedCheckpointError,
+    discard_damaged,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 STATE = {"weights": {"a": torch.arange(300.0)}, "epoch": 3, "losses": [0.5, 0.25], "none": None}
 
@@ -76,3 +83,23 @@ def test_a_full_disk_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.undo()
     assert load_checkpoint(tmp_path) == ({"epoch": 1}, [])
     assert [path.name for path in tmp_path.iterdir()] == [CURRENT]
+
+
+def test_a_damaged_newest_one_never_takes_the_place_of_a_good_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for epoch in (1, 2):
+        save_checkpoint(tmp_path, {"epoch": epoch})
+    (tmp_path / CURRENT).write_bytes(b"rotten")
+    discard_damaged(tmp_path)
+    assert load_checkpoint(tmp_path) == ({"epoch": 1}, [])
+
+    def killed(self: Path, target: Path) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, {"epoch": 3})
+    assert load_checkpoint(tmp_path) == ({"epoch": 1}, [])
+    discard_damaged(tmp_path)
+    assert load_checkpoint(tmp_path) == ({"epoch": 1}, [])  # nothing damaged, nothing removed

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from convmixer.config import Engine
 from convmixer.data import Dataset
-from convmixer.errors import Interrupted
+from convmixer.errors import InputError, Interrupted
 from convmixer.runs import RunDir
 from convmixer.runs.checkpoint import CURRENT, load_checkpoint
 from convmixer.training import train
@@ -324,6 +324,14 @@ def test_resuming_with_other_flags_names_them(whole: Path) -> None:
     status, _, stderr = finish(start(whole, "--resume", "--lr", "0.5", "--seed", "2"))
     assert status == 2
     assert "(seed 1 → 2, lr 0.01 → 0.5)" in stderr
+
+
+def test_a_checkpoint_of_another_run_is_refused_by_name(tmp_path: Path, digits: Dataset) -> None:
+    for seed, lr in ((0, 0.02), (9, 0.001)):
+        run_loop(tmp_path / str(seed), digits, StopAfter(2), seed=seed, lr=lr)
+    (tmp_path / "9" / CURRENT).replace(tmp_path / "0" / CURRENT)
+    with pytest.raises(InputError, match=r"another run \(seed 9 instead of 0, lr 0.001 instead of 0.02\)"):
+        run_loop(tmp_path / "0", digits, StopAfter(2), seed=0, lr=0.02)
 
 
 def test_damage_is_reported_on_the_command_line(tmp_path: Path, digits: Dataset) -> None:

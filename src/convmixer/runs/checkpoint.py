@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from convmixer.files import atomic_path
+from convmixer.files import atomic_path, sync
 
 CURRENT = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
@@ -33,8 +33,18 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     current = folder / CURRENT
     with atomic_path(current) as temporary:
         temporary.write_bytes(content + _SEAL + hashlib.sha256(content).hexdigest().encode())
+        sync(temporary)
         if current.exists():
             current.replace(folder / PREVIOUS)
+
+
+def discard_damaged(folder: Path) -> None:
+    """Removes a damaged newest checkpoint: the next one would otherwise take the place of the good one before it."""
+    try:
+        if (folder / CURRENT).exists():
+            _read(folder / CURRENT)
+    except DamagedCheckpointError:
+        (folder / CURRENT).unlink()
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:

@@ -64,7 +64,7 @@ class TrainingLoop:
         graphed = device.type == "cuda" and config.train.cuda_graph
         self.run_update: TrainStep | GraphedStep = GraphedStep(self.update) if graphed else self.update
         engine = settled_engine(model, self.batches, config.train, self.precision, captured=graphed)
-        self.state = TrainState(self.update, dataset.info.fingerprint, engine)
+        self.state = TrainState(self.update, config, dataset.info.fingerprint, engine)
         self._set_engine()
         # The split that chooses the epoch; without one the last epoch is taken.
         self.selection = "test" if config.protocol == "original" else "val" if "val" in dataset.splits else None

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convmixer.config import Engine
+from convmixer.config import Engine, RunConfig
 from convmixer.errors import InputError
 from convmixer.runs import EpochRecord
 from convmixer.training.step import TrainStep
@@ -46,12 +46,14 @@ class TrainState:
 
     Args:
         update: the model, its optimiser and average.
+        config: the run; a checkpoint of another one is refused.
         fingerprint: of the data, which have to be the same when a run goes on.
         engine: how the model is executed, to the end of the run.
     """
 
-    def __init__(self, update: TrainStep, fingerprint: str, engine: Engine) -> None:
+    def __init__(self, update: TrainStep, config: RunConfig, fingerprint: str, engine: Engine) -> None:
         self.update, self.fingerprint, self.engine = update, fingerprint, engine
+        self.identity = {name: value for name, value in config.identity().items() if name != "dataset"}  # may move
         self.epoch, self.step = 0, 0  # finished epochs, and finished steps of the one after
         self.seconds = 0.0  # spent in these steps
         self.losses: list[float] = []  # of these steps
@@ -85,6 +87,7 @@ class TrainState:
         """Tensors in use, not copies, and plain values. With several ranks each has a random state of its own."""
         device = self.update.device
         return {
+            "identity": self.identity,
             "fingerprint": self.fingerprint,
             "threads": torch.get_num_threads(),
             "engine": self.engine,
@@ -100,8 +103,15 @@ class TrainState:
         """Takes up what :meth:`state_dict` returned; returns a warning, or ''.
 
         Raises:
-            InputError: the data are not those that the run began with.
+            InputError: it is of another run, or the data are not those that the run began with.
         """
+        theirs = state.get("identity", self.identity)  # version 0.1 did not write it
+        if theirs != self.identity:
+            names = [name for name in self.identity if theirs.get(name) != self.identity[name]]
+            differences = ", ".join(f"{name} {theirs.get(name)} instead of {self.identity[name]}" for name in names)
+            raise InputError(
+                f"The checkpoint is of another run ({differences}); put back the run's own, or choose another --out."
+            )
         if state["fingerprint"] != self.fingerprint:
             raise InputError(
                 "--dataset: the images are not those that this run began with; put them back, or choose another --out."

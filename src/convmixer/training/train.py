@@ -21,7 +21,7 @@ from convmixer.inference import RunEvaluation, evaluate_run, write_evaluation
 from convmixer.models import count_multiply_adds, count_parameters
 from convmixer.presets import run_config
 from convmixer.runs import RunDir, Summary
-from convmixer.runs.checkpoint import DamagedCheckpointError, load_checkpoint
+from convmixer.runs.checkpoint import DamagedCheckpointError, discard_damaged, load_checkpoint
 from convmixer.runs.data import absolute_place, load_own_data
 from convmixer.runtime.allocator import prepared_cpu
 from convmixer.runtime.device import choose_device, dtype_name, has_bfloat16
@@ -213,6 +213,8 @@ def _restore(loop: TrainingLoop, run: RunDir, console: Console) -> None:
         raise InputError(f"{error}; nothing is left to continue from, start again with another --out.") from None
     for complaint in complaints:
         console.print(f"{complaint}; continuing from the one before.", style="yellow", highlight=False)
+    if complaints:
+        discard_damaged(run.path)
     if state is None:
         console.print(f"{run.path}: no checkpoint yet, starting from the beginning.", highlight=False)
         return
