@@ -69,7 +69,7 @@ def batches(
         Normalize(about, device, options.get("channels_last", False)),
         device,
         Mixing.of(config, CLASSES),
-        chunk,
+        chunk=chunk,
     )
 
 
