@@ -42,7 +42,7 @@ def test_the_figures_are_those_of_a_run_of_its_own(tmp_path: Path, digits: Datas
     pool = RunPool(tmp_path)
     pool.run(tiny_config(seed=2), dataset=digits)  # one run leaves nothing behind that the next would notice
     assert figures(pool.run(config, dataset=digits)) == figures(alone)
-    left_out = {"learning_curve.png", "confusion_test.png", "calibration_test.png", "tensorboard"}
+    left_out = {"learning_curve.png", "confusion_test.png", "calibration_test.png", "mistakes_test.png", "tensorboard"}
     assert {file.name for file in (tmp_path / "alone").iterdir()} - left_out == {
         file.name for file in pool.path(config).iterdir()
     }
