@@ -152,7 +152,14 @@ def test_the_page_of_a_run_has_all_that_it_knows(study_folder: Path, tmp_path: P
     copied(study_folder, tmp_path / "my run")
     write_report(tmp_path / "my run", tmp_path / "out")
     html = (tmp_path / "out" / "report.html").read_text()
-    for part in ("Training and validation, over epochs", "Confusion matrix", "Classes", "Changed settings", "Status"):
+    for part in (
+        "Training and validation, over epochs",
+        "The most confident mistakes",
+        "Confusion matrix",
+        "Classes",
+        "Changed settings",
+        "Status",
+    ):
         assert part in html
     assert "<h1>my run</h1>" in html
     assert "All runs" not in html

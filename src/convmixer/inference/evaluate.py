@@ -257,8 +257,9 @@ def write_evaluation(evaluation: RunEvaluation, *, pictures: bool = True) -> lis
         return files[:1]
     from convmixer.utils.visualization import calibration_diagram, confusion_matrix, save_figure
 
-    save_figure(confusion_matrix(figures.confusion, [row.name for row in figures.per_class]), files[1])
-    save_figure(calibration_diagram(figures.calibration), files[2])
+    title = f"{folder.resolve().name}: {evaluation.split}, {evaluation.images:,} images"
+    save_figure(confusion_matrix(figures.confusion, [row.name for row in figures.per_class], title), files[1])
+    save_figure(calibration_diagram(figures.calibration, title), files[2])
     if evaluation.gallery is None:
         return files[:3]
     save_figure(evaluation.gallery.figure(), files[3])

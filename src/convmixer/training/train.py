@@ -262,7 +262,10 @@ def _draw_learning_curve(loop: TrainingLoop, run: RunDir) -> None:
         EpochRow(r.epoch, r.train_loss, r.train_accuracy, *r.selection_metrics(), lr=r.lr) for r in loop.state.records
     ]
     held_out = "test" if loop.selection == "test" else "validation"
-    save_figure(learning_curve(rows, loop.state.best.epoch, held_out=held_out), run.path / "learning_curve.png")
+    curve = learning_curve(
+        rows, loop.state.best.epoch, held_out, title=f"{run.path.resolve().name}: training and {held_out}"
+    )
+    save_figure(curve, run.path / "learning_curve.png")
 
 
 def _summarize(
