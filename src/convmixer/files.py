@@ -35,7 +35,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Writes ``content`` to ``path`` as :func:`atomic_path` does; text as UTF-8."""
     with atomic_path(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
 
 
 def sync(path: Path) -> None:

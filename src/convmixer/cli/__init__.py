@@ -50,7 +50,7 @@ def _run(arguments: list[str]) -> int:
         status: int = command.execute()
         return status
     except InputError as error:
-        ERRORS.print(f"convmixer: {error.with_flags()}", style="red", highlight=False, markup=False)
+        ERRORS.print(f"convmixer: {error.with_flags()}", style="red")
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -58,7 +58,7 @@ def _run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Interrupted as stop:
-        ERRORS.print("Interrupted; the checkpoint is written, --resume continues.", highlight=False)
+        ERRORS.print("Interrupted; the checkpoint is written, --resume continues.")
         return 128 + stop.signum
 
 
@@ -66,7 +66,7 @@ class _Messages(logging.Handler):
     """Prints what the library logs, such as that kernels are compiled, among the other messages."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        ERRORS.print(record.getMessage(), highlight=False, markup=False)
+        ERRORS.print(record.getMessage())
 
 
 def _parse(arguments: list[str]) -> Any:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
-from rich.console import Console
 
 from convmixer.cli.output import ERRORS, check_figure_file, print_json, print_table
 from convmixer.config import AugmentConfig, DataConfig
 from convmixer.presets import run_config
+from convmixer.runtime.terminal import Terminal
 
 if TYPE_CHECKING:
     from convmixer.data import Dataset
@@ -95,7 +95,7 @@ class Data:
             _print_findings(dataset, inspection, near, originals)
         if self.sheet is not None:
             self._draw(dataset, self.sheet)
-            ERRORS.print(f"Written: {self.sheet}", highlight=False, markup=False)
+            ERRORS.print(f"Written: {self.sheet}")
         return 0
 
     def _draw(self, dataset: Dataset, path: Path) -> None:
@@ -142,7 +142,7 @@ def _print_counts(dataset: Dataset, inspection: Inspection) -> None:
 def _print_findings(
     dataset: Dataset, inspection: Inspection, near: Duplicates | None, originals: Originals | None
 ) -> None:
-    out, info, imbalance = Console(soft_wrap=True, highlight=False, markup=False), dataset.info, inspection.imbalance
+    out, info, imbalance = Terminal(soft_wrap=True), dataset.info, inspection.imbalance
     out.print(f"{info.channels}×{info.image_size}×{info.image_size}, {len(info.classes)} classes, {info.fingerprint}")
     if imbalance.ratio == 1:
         out.print(f"balance: all classes are of one size; a constant answer scores {imbalance.majority_baseline:.1%}")
@@ -158,7 +158,7 @@ def _print_findings(
         _print_originals(out, originals)
 
 
-def _print_duplicates(out: Console, found: Duplicates) -> None:
+def _print_duplicates(out: Terminal, found: Duplicates) -> None:
     kind = {"exact": "equal images (same pixels)", "near": "similar images (by dHash)"}
     if not found.groups:
         out.print(f"{kind[found.kind]}: none")
@@ -171,7 +171,7 @@ def _print_duplicates(out: Console, found: Duplicates) -> None:
         out.print("  " + sign.join(f"{m.split}: {m.name or f'image {m.index}'} ({m.label})" for m in group))
 
 
-def _print_originals(out: Console, originals: Originals) -> None:
+def _print_originals(out: Terminal, originals: Originals) -> None:
     def listed(counts: dict[str, int]) -> str:
         return ", ".join(f"{number:,} {name}" for name, number in counts.items())
 

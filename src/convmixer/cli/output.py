@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.cells import cell_len
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from convmixer.errors import InputError
+from convmixer.runtime.terminal import Terminal
 
-ERRORS = Console(stderr=True, soft_wrap=True)
+ERRORS = Terminal(stderr=True, soft_wrap=True)
 """Progress and messages, on stderr: stdout is for figures."""
 
 
@@ -39,7 +39,7 @@ def print_table(
         optional: columns that a terminal too narrow for all of them leaves out, in this order. Pipes and files always
             get everything, a line for each row.
     """
-    console, kept, rows = Console(highlight=False), list(headers), list(rows)
+    console, kept, rows = Terminal(), list(headers), list(rows)
     left_out = []
     for name in ("", *optional):
         if name:
@@ -62,7 +62,7 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str | N
         first = max((cell_len(row[0]) for row in rows), default=0) if i == 0 else None
         table.add_column(Text(header), no_wrap=i == 0, min_width=first, overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(" ".join(cell.split("\n"))) for cell in row))  # a name may have line ends
     return table
 
 

@@ -52,10 +52,10 @@ class GridSearch:
         try:
             result = grid_search(run, self.search, out, dataset=dataset, console=ERRORS)
         except Interrupted as stop:
-            ERRORS.print("Interrupted; the checkpoints are written, the same command continues.", highlight=False)
+            ERRORS.print("Interrupted; the checkpoints are written, the same command continues.")
             return 128 + stop.signum
         except RunCrashedError as error:
-            ERRORS.print(f"{error}; the same command tries it again.", style="red", highlight=False, markup=False)
+            ERRORS.print(f"{error}; the same command tries it again.", style="red")
             return 1
         if self.json:
             print((out / "grid_search.json").read_text(encoding="utf-8"), end="")
@@ -64,9 +64,9 @@ class GridSearch:
         failed = [record for record in result.records if record.state == "failed"]
         for record in failed:
             reason = f"{out / record.path} crashed, its error.txt says why; the same command tries it again."
-            ERRORS.print(reason, style="red", highlight=False, markup=False)
+            ERRORS.print(reason, style="red")
         if result.winner is None:
-            ERRORS.print("No run finished, so there is no winner.", style="red", highlight=False)
+            ERRORS.print("No run finished, so there is no winner.", style="red")
         return 1 if failed or result.winner is None else 0
 
 

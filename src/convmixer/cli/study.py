@@ -55,12 +55,12 @@ class Experiment:
         try:
             crashes = suite.run()
         except Interrupted as stop:
-            ERRORS.print("Interrupted; the checkpoint is written, the same command continues.", highlight=False)
+            ERRORS.print("Interrupted; the checkpoint is written, the same command continues.")
             return 128 + stop.signum
         record, files = write_report(suite.study.out)
         _show_report(record, files, self.json)
         for crash in crashes:
-            ERRORS.print(f"{crash}; the same command tries it again.", style="red", highlight=False, markup=False)
+            ERRORS.print(f"{crash}; the same command tries it again.", style="red")
         return 1 if crashes else 0
 
     def _study(self) -> Study:
@@ -130,5 +130,5 @@ def _show_report(record: StudyRecord, files: Sequence[Path], json: bool, quiet: 
             rows = [[cell.text for cell in row] for row in table.rows]
             print_table(table.headers, rows, title=table.caption, optional=table.details)
     for problem in record.problems:
-        ERRORS.print(problem, style="yellow", highlight=False, markup=False)
-    ERRORS.print(f"Written: {', '.join(str(f) for f in files if f.suffix != '.png')}", highlight=False)
+        ERRORS.print(problem, style="yellow")
+    ERRORS.print(f"Written: {', '.join(str(f) for f in files if f.suffix != '.png')}")

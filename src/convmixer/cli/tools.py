@@ -92,7 +92,7 @@ class Bench:
             return 0
 
         def progress(text: str) -> None:
-            ERRORS.print(f"bench: {text}", highlight=False, markup=False)
+            ERRORS.print(f"bench: {text}")
 
         records: list[Any] = []
         table = ""

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from convmixer.cli.output import ERRORS, print_json
 from convmixer.config import RunConfig
 from convmixer.errors import InputError, nearest
 from convmixer.presets import run_config
+from convmixer.runtime.terminal import Terminal
 from convmixer.utils.formatting import accuracy, percent
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ class Train:
         if self.json:
             print_json(summary.to_dict() | {"run": str(out)})
         else:
-            Console().print(_summary_table(summary, out))
+            Terminal().print(_summary_table(summary, out))
         if summary.status == "diverged":
-            ERRORS.print(f"The run diverged: {summary.message}.", style="red", highlight=False)
+            ERRORS.print(f"The run diverged: {summary.message}.", style="red")
             return 1
         return 0
 

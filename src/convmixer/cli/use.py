@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from convmixer.cli.output import ERRORS, check_figure_file, print_json, print_table
 from convmixer.config import Device, Engine, Precision, Tta
 from convmixer.errors import InputError
+from convmixer.runtime.terminal import Terminal
 from convmixer.utils.formatting import percent
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Evaluate:
             print_json(evaluation.to_dict())
         else:
             _print_evaluation(evaluation)
-            ERRORS.print("Written: " + ", ".join(str(file) for file in files), highlight=False)
+            ERRORS.print("Written: " + ", ".join(str(file) for file in files))
         return 0
 
 
@@ -119,10 +119,10 @@ class Predict:
         shown: list[Prediction] = []
         predictor = load(self.run, device=self.device)
         _say_unfinished(self.run, predictor.unfinished_epoch)
-        status, out = 0, Console(soft_wrap=True, highlight=False, markup=False)
+        status, out = 0, Terminal(soft_wrap=True)
         for answer in predict_images(predictor, self.images, self.top_k):
             if not isinstance(answer, Prediction):
-                ERRORS.print(answer.reason, highlight=False, markup=False)
+                ERRORS.print(answer.reason)
                 status = 2
                 continue
             shown += [answer] if len(shown) < _EXPLAINED else []
@@ -134,7 +134,7 @@ class Predict:
                 out.print(f"{answer.image}: " + ", ".join(f"{name} {p:.1%}" for name, p in ranking))
         if self.cam is not None and shown:
             save_figure(explained(predictor, shown), self.cam)
-            ERRORS.print(f"Written: {self.cam}", highlight=False, markup=False)
+            ERRORS.print(f"Written: {self.cam}")
         return status
 
 
@@ -155,7 +155,7 @@ def _say_unfinished(path: Path, epoch: int | None) -> None:
 def _print_evaluation(evaluation: RunEvaluation) -> None:
     from convmixer.utils.metrics import accuracy_interval
 
-    figures, console = evaluation.figures, Console()
+    figures, console = evaluation.figures, Terminal()
     low, high = accuracy_interval(round(figures.accuracy * evaluation.images), evaluation.images)
     data = f"{evaluation.dataset}, another data set, " if evaluation.another_data_set else ""
     overall = Table(title=f"{evaluation.run}: {data}{evaluation.split}, {evaluation.images} images", show_header=False)

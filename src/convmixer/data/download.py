@@ -96,7 +96,7 @@ def _alone(path: Path, console: Console | None) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         if console is not None:
-            console.print("Waiting for another process that downloads the same.", highlight=False)
+            console.print("Waiting for another process that downloads the same.", highlight=False, markup=False)
         lock.acquire()
     try:
         yield

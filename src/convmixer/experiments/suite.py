@@ -16,6 +16,7 @@ from convmixer.experiments.definition import Experiment, PlannedRow, Profile, Se
 from convmixer.experiments.progress import StudyProgress
 from convmixer.files import write_atomic
 from convmixer.runs import Summary
+from convmixer.runtime.terminal import Terminal
 from convmixer.search.grid_search import grid_search
 from convmixer.search.pool import RunCrashedError, RunPool
 from convmixer.search.space import SearchConfig
@@ -57,7 +58,7 @@ class Suite:
     def __init__(
         self, study: Study, experiments: Iterable[Experiment | Search], console: Console | None = None
     ) -> None:
-        self.study, self.console = study, console or Console(quiet=True)
+        self.study, self.console = study, console or Terminal(quiet=True)
         self.pool = RunPool(study.out)
         self.rows: dict[str, list[PlannedRow]] = {}
         self.searches = []

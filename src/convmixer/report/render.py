@@ -13,6 +13,7 @@ from convmixer.report import insight, tables
 from convmixer.report.figures import FeaturedRun, ReportFigure
 from convmixer.report.records import StudyRecord
 from convmixer.report.tables import Cell, Table
+from convmixer.runtime.terminal import printable
 from convmixer.utils import visualization as colours
 from convmixer.utils.formatting import NOTHING
 from convmixer.utils.visualization import figure_svg
@@ -74,7 +75,7 @@ def markdown(record: StudyRecord, figures: Sequence[ReportFigure], featured: Fea
         return "\n\n".join(f"![{escaped(figure.alt)}]({folder}/{figure.name}.png)" for figure in own)
 
     known = insight.facts(record).items()
-    parts = [f"# {record.name}", "\n".join(f"- {name}: {escaped(value)}" for name, value in known)]
+    parts = [f"# {escaped(record.name)}", "\n".join(f"- {name}: {escaped(value)}" for name, value in known)]
     if record.problems:
         parts += ["## Could not be read", "\n".join(f"- {escaped(problem)}" for problem in record.problems)]
     if record.single is not None:
@@ -96,7 +97,7 @@ def markdown(record: StudyRecord, figures: Sequence[ReportFigure], featured: Fea
         parts += [markdown_table(tables.trials(search)), drawn(search.name)]
     if featured is not None:
         if record.single is None:
-            parts += ["## A closer look", f"{escaped(featured.label)}: `{featured.run.row.path}`"]
+            parts += ["## A closer look", f"{escaped(featured.label)}: {_code(featured.run.row.path)}"]
         parts.append(drawn("featured"))
         if featured.run.evaluation is not None:
             parts += ["### Classes", markdown_table(tables.classes(featured.run.evaluation))]
@@ -111,24 +112,31 @@ def markdown(record: StudyRecord, figures: Sequence[ReportFigure], featured: Fea
 
 def escaped(text: str) -> str:
     """Text that Markdown shows as it is, in a paragraph as in a table's cell."""
-    for mark in "\\`*_{}[]<>|":
+    for mark in "\\`*_{}[]<>|$&~":
         text = text.replace(mark, f"\\{mark}")
-    return " ".join(text.split())
+    return " ".join(printable(text).split())
+
+
+def _code(text: str) -> str:
+    """Text in a span of code, between more backticks than it has in a row."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if len(fence) > 1 else ""
+    return f"{fence}{space}{' '.join(printable(text).split())}{space}{fence}"
 
 
 def markdown_table(table: Table) -> str:
     """A table of pipes; notes follow in brackets."""
-    lines = [table.headers, ("---",) * len(table.headers), *(map(_cell, row) for row in table.rows)]
+    lines = [map(escaped, table.headers), ("---",) * len(table.headers), *(map(_cell, row) for row in table.rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cell(cell: Cell) -> str:
-    text = f"`{cell.text}`" if cell.code and cell.text != NOTHING else escaped(cell.text)
+    text = _code(cell.text).replace("|", "\\|") if cell.code and cell.text != NOTHING else escaped(cell.text)
     return f"{text} ({escaped(cell.note)})" if cell.note else text
 
 
 def _origin(dataset: str | None, how: str | None, command: str | None) -> str:
     words = ", ".join(escaped(word) for word in (dataset, how) if word)
     return " ".join(
-        part for part in (words + ":" if words and command else words, f"`{command}`" if command else "") if part
+        part for part in (words + ":" if words and command else words, _code(command) if command else "") if part
     )

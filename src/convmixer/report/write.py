@@ -88,6 +88,9 @@ def csv_text(record: StudyRecord) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return json.dumps(value)
     if isinstance(value, tuple):
-        return "; ".join(value)
-    return json.dumps(value) if isinstance(value, dict) else value
+        value = "; ".join(value)
+    # Spreadsheets take such texts for formulas; an apostrophe tells them not to.
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -18,6 +18,7 @@ from convmixer.config import RunConfig
 from convmixer.data import Dataset
 from convmixer.runs import Summary, TrialRecord, default_path
 from convmixer.runtime.environment import without_passwords
+from convmixer.runtime.terminal import Terminal
 from convmixer.search.adaptive import AdaptiveSearch
 from convmixer.search.listed import ListedSearch
 from convmixer.search.processes import run_workers
@@ -84,18 +85,18 @@ def grid_search(
         RunCrashedError: a run of the winner ended with an error.
         Interrupted: SIGINT or SIGTERM arrived; the runs that were trained left checkpoints.
     """
-    console = console or Console(quiet=True)
+    console = console or Terminal(quiet=True)
     command = command or without_passwords(sys.argv)
     with open_search(base, settings, Path(out), command, dataset, console) as search:
         for hint in _hints(search, console):
-            console.print(hint, style="yellow", highlight=False)
+            console.print(hint, style="yellow", highlight=False, markup=False)
         died = []
         if settings.workers > 1:
             threads = max(1, torch.get_num_threads() // settings.workers)
             arguments = (base, settings, Path(out), command, threads, console.quiet)
             if died := run_workers(settings.workers, _work, arguments):
                 text = f"{len(died)} of {settings.workers} worker processes died (status {died[0]})."
-                console.print(text, style="yellow")
+                console.print(text, style="yellow", highlight=False, markup=False)
         if settings.workers == 1 or died:
             search.work()
         search.test_best()
@@ -123,7 +124,7 @@ def open_search(
     console: Console | None = None,
 ) -> Search:
     """This process's part in the search in ``out``; only TPE and pruners need Optuna's storage."""
-    shown = console or Console(quiet=True)
+    shown = console or Terminal(quiet=True)
     kind = AdaptiveSearch if settings.is_adaptive else ListedSearch
     return kind(
         base,
@@ -151,7 +152,7 @@ def _work(
 ) -> None:
     """What a worker process does."""
     torch.set_num_threads(threads)
-    console = Console(stderr=True, soft_wrap=True, quiet=quiet)
+    console = Terminal(stderr=True, soft_wrap=True, quiet=quiet)
     with open_search(base, settings, out, command, None, console) as search:
         search.work()
         search.test_best()

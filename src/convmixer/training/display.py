@@ -58,4 +58,4 @@ class TrainingDisplay(RunObserver):
             if accuracy is not None:
                 parts.append(f"{name.replace('_', ' ')} {accuracy:.2%}")
         parts += [f"lr {record.lr:.2e}", f"{record.seconds:.1f} s", f"{record.images_per_second:.0f} img/s"]
-        self.console.print("  ".join(parts), highlight=False)
+        self.console.print("  ".join(parts), highlight=False, markup=False)

@@ -27,6 +27,7 @@ from convmixer.runtime.allocator import prepared_cpu
 from convmixer.runtime.device import choose_device, dtype_name, has_bfloat16
 from convmixer.runtime.environment import describe_environment
 from convmixer.runtime.signals import Interruption
+from convmixer.runtime.terminal import Terminal
 from convmixer.training.build import new_model
 from convmixer.training.display import TrainingDisplay
 from convmixer.training.initial import initialize
@@ -73,7 +74,7 @@ def train(
         InputError: impossible configuration for these data, or a directory that cannot be used.
         Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written.
     """
-    console, run = console or Console(quiet=True), RunDir(out)
+    console, run = console or Terminal(quiet=True), RunDir(out)
     fits = not isinstance(config, RunConfig) and config.get("batch_size") is None
     if not isinstance(config, RunConfig):
         config = run_config(**config)
@@ -91,7 +92,7 @@ def train(
         dataset = dataset or _load_data(config, run, console)
         if fits:
             config, hint = fit_batch(config, dataset.info)
-            console.print(hint, style="yellow", highlight=False, end="\n" * bool(hint))
+            console.print(hint, style="yellow", highlight=False, markup=False, end="\n" * bool(hint))
         if (run.path / "config.json").exists():
             config = config.replace(dataset=run.config().data.dataset)
         model, initial = new_model(config, dataset.info, device), None
@@ -106,9 +107,9 @@ def train(
             run.write_json("init.json", asdict(initial))
             console.print(f"Starting from {initial}.", highlight=False, markup=False)
         run.write_environment(describe_environment(device) | {"data": absolute_place(place)})
-        console.print(_describe(loop, run), highlight=False)
+        console.print(_describe(loop, run), highlight=False, markup=False)
         for hint in _hints(loop):
-            console.print(hint, style="yellow", highlight=False)
+            console.print(hint, style="yellow", highlight=False, markup=False)
         display = TrainingDisplay(console, config.train.epochs, len(loop.batches))
         with Tracking(trackers, run.path, config, _facts(loop), console) as tracking:
             watching = [RunWriter(run), tracking, display, *([observer] if observer else [])]
@@ -212,20 +213,20 @@ def _restore(loop: TrainingLoop, run: RunDir, console: Console) -> None:
     except DamagedCheckpointError as error:
         raise InputError(f"{error}; nothing is left to continue from, start again with another --out.") from None
     for complaint in complaints:
-        console.print(f"{complaint}; continuing from the one before.", style="yellow", highlight=False)
+        console.print(f"{complaint}; continuing from the one before.", style="yellow", highlight=False, markup=False)
     if complaints:
         discard_damaged(run.path)
     if state is None:
-        console.print(f"{run.path}: no checkpoint yet, starting from the beginning.", highlight=False)
+        console.print(f"{run.path}: no checkpoint yet, starting from the beginning.", highlight=False, markup=False)
         return
     try:
         warning = loop.restore(state)
     except InputError as error:
         raise InputError(f"{run.path}: cannot be resumed. {error}") from None
     if warning:
-        console.print(warning, style="yellow", highlight=False)
+        console.print(warning, style="yellow", highlight=False, markup=False)
     epoch, step = loop.state.epoch + 1, loop.state.step
-    console.print(f"{run.path}: continuing in epoch {epoch}, after step {step}.", highlight=False)
+    console.print(f"{run.path}: continuing in epoch {epoch}, after step {step}.", highlight=False, markup=False)
 
 
 def _finish(loop: TrainingLoop, run: RunDir, check: Callable[[], None], *, figures: bool, test: bool) -> Summary:

@@ -10,6 +10,7 @@ from unicodedata import east_asian_width
 import numpy as np
 from numpy.typing import NDArray
 
+from convmixer.runtime.terminal import printable
 from convmixer.utils.visualization import INK, MUTED, styled
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class _Canvas:
 
     def write(self, text: str, left: int, top: int, room: int, **style: Any) -> None:
         """Puts a line of text onto the canvas, shortened to ``room`` pixels."""
-        self.texts.append(_Line(text, left, top, room, **style))
+        self.texts.append(_Line(printable(text), left, top, room, **style))
 
     def figure(self) -> Figure:
         """The picture, a pixel of the canvas being one of a PNG."""
