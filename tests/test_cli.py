@@ -119,6 +119,7 @@ def test_flags_recipe_and_config_file(convmixer: Run) -> None:
     assert RunDir("b").config() == config.replace(seed=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", [("--hidden_dim", "12"), ("--hidden-dim=12",), ("--dim", "12")])
 def test_the_documents_name_for_dim(convmixer: Run, flag: tuple[str, ...]) -> None:
     status, _, err = convmixer("train", *TINY, *flag, "--out", "run")

@@ -145,6 +145,7 @@ def test_few_steps_in_an_epoch_are_said_once(tmp_path: Path, digits: Dataset) ->
     assert hints() == []  # nothing is left to train
 
 
+@pytest.mark.slow
 def test_names_and_switches_are_searched_and_reported(tmp_path: Path, digits: Dataset) -> None:
     settings = SearchConfig(values=("optimizer=adamw,sgd", "recipe=baseline,strong-short", "decay_norms=true,false"))
     result = grid_search(BASE, settings, tmp_path, dataset=digits)

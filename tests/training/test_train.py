@@ -123,6 +123,7 @@ def test_the_strong_recipe_needs_nothing_else(tmp_path: Path, digits: Dataset, m
     assert train_batches(config, digits, torch.device("cpu")).batch_size == 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["convmixer_rh", "convmixer_lc", "convmixer_bn"])
 def test_every_variant_trains(tmp_path: Path, digits: Dataset, model: str) -> None:
     summary = train(tiny_config(model=model, epochs=1), tmp_path / "run", dataset=digits)
@@ -170,6 +171,7 @@ def test_the_average_is_chosen_by_and_kept(tmp_path: Path, digits: Dataset) -> N
     assert kept.figures.loss == pytest.approx(selected.ema_val_loss, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_without_an_average_there_are_no_figures_of_one(tmp_path: Path, digits: Dataset) -> None:
     summary = train(tiny_config(), tmp_path / "run", dataset=digits)
     assert summary.raw_val_accuracy is None
@@ -183,6 +185,7 @@ def test_the_average_under_the_original_protocol(tmp_path: Path) -> None:
     assert (summary.val_accuracy, summary.raw_val_accuracy) == (None, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("every", "evaluated"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (3, [3, 5]), (9, [5])])
 def test_epochs_between_evaluations(tmp_path: Path, digits: Dataset, every: int, evaluated: list[int]) -> None:
     summary = train(tiny_config(epochs=5, eval_every=every), tmp_path / "run", dataset=digits)

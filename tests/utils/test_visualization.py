@@ -223,6 +223,7 @@ def test_the_same_data_give_the_same_file(tmp_path: Path) -> None:
         assert "Software" not in image.info
 
 
+@pytest.mark.slow
 def test_figures_are_made_in_threads_and_leave_no_state(tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
     with ThreadPoolExecutor(4) as pool:
