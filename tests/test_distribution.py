@@ -36,10 +36,11 @@ def run(*command: object, cwd: Path, **environment: str) -> str:
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The sdist, and the wheel that is built from it."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     ignored = shutil.ignore_patterns("*.egg-info", "__pycache__")
-    shutil.copytree(ROOT / "src", source / "src", ignore=ignored)
+    for folder in ("src", "tests"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=ignored)
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, cwd=source)
     (sdist,), (wheel,) = out.glob("*.tar.gz"), out.glob("*.whl")
     return sdist, wheel
@@ -58,6 +59,7 @@ def test_the_wheel_holds_every_file_of_the_package(distributions: tuple[Path, Pa
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {f"src/{name}" for name in files} | {"LICENSE", "README.md", "pyproject.toml"} <= names
+    assert "tests" not in {name.partition("/")[0] for name in names}
 
 
 @pytest.mark.slow
