@@ -142,6 +142,7 @@ def final(summary: Summary) -> dict[str, Any]:
     return {f"final/{name}": summary.to_dict()[name] for name in names}
 
 
+@pytest.mark.slow
 def test_wandb_and_trackio_get_settings_epochs_figures_and_pictures(
     tmp_path: Path, digits: Dataset, fake: FakeWandb, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,6 +169,7 @@ def test_wandb_and_trackio_get_settings_epochs_figures_and_pictures(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_a_resumed_run_continues_the_same_record(tmp_path: Path, digits: Dataset, fake: FakeWandb) -> None:
     name = fake.__name__
     interrupted(tmp_path / "run", digits, track=name)
@@ -178,6 +180,7 @@ def test_a_resumed_run_continues_the_same_record(tmp_path: Path, digits: Dataset
     assert fake.of("finish") == ([{"exit_code": 1}, {"exit_code": 0}] if name == "wandb" else [{}, {}])
 
 
+@pytest.mark.slow
 def test_a_tracker_that_joins_late_gets_the_earlier_epochs(tmp_path: Path, digits: Dataset, fake: FakeWandb) -> None:
     interrupted(tmp_path / "run", digits, track="none")
     assert not (tmp_path / "run" / "tensorboard").exists()
@@ -185,6 +188,7 @@ def test_a_tracker_that_joins_late_gets_the_earlier_epochs(tmp_path: Path, digit
     assert [step for step, _ in fake.of("log")] == [1, 2, 3, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["init", "log", "finish"])
 def test_a_tracker_that_fails_is_left_out(tmp_path: Path, digits: Dataset, fake: FakeWandb, broken: str) -> None:
     fake.broken, name = broken, fake.__name__
@@ -197,6 +201,7 @@ def test_a_tracker_that_fails_is_left_out(tmp_path: Path, digits: Dataset, fake:
     assert len(EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload().Scalars("train_loss")) == 2
 
 
+@pytest.mark.slow
 def test_a_pruned_run_has_ended_well(tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeWandb("wandb")
     monkeypatch.setitem(sys.modules, "wandb", fake)
@@ -206,6 +211,7 @@ def test_a_pruned_run_has_ended_well(tmp_path: Path, digits: Dataset, monkeypatc
     assert fake.of("log")[-1][1]["final/selected_epoch"] == 1
 
 
+@pytest.mark.slow
 def test_mlflow(tmp_path: Path, digits: Dataset, mlflow: FakeMlflow) -> None:
     interrupted(tmp_path / "run", digits, track="mlflow")
     (run,) = mlflow.runs.values()
@@ -227,6 +233,7 @@ def test_a_diverged_run_has_failed(tmp_path: Path, digits: Dataset, mlflow: Fake
     assert [run.status for run in mlflow.runs.values()] == ["FAILED"]
 
 
+@pytest.mark.slow
 def test_tensorboard_has_table_hyperparameters_and_pictures(tmp_path: Path, digits: Dataset) -> None:
     interrupted(tmp_path / "run", digits)
     summary = train(tiny_config(epochs=3), tmp_path / "run", dataset=digits, resume=True)
