@@ -259,8 +259,9 @@ def test_photographs_of_any_kind(convmixer: Run, trained: Path, tmp_path: Path) 
 # Searches
 
 
+@pytest.mark.slow
 def test_grid_search(convmixer: Run) -> None:
-    line = ("grid-search", *TINY, "--values", "lr=0.01,0.1", "--values", "wd=0.1", "--seeds", 2)
+    line = ("grid-search", *TINY, "--batch-size", 32, "--values", "lr=0.01,0.1", "--values", "wd=0.1", "--seeds", 2)
     status, out, err = convmixer(*line)
     assert status == 0, err
     for part in ("mean val accuracy", "winner: lr", "mean ± 95% CI"):

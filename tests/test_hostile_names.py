@@ -54,6 +54,7 @@ def shown(name: str, text: str) -> bool:
     return re.sub(r"\s", "", printable(name)) in squeezed
 
 
+@pytest.mark.slow
 def test_terminal(study: Path, convmixer: Run) -> None:
     run, data = study / "study" / RUN, study / DATA
     for command in (
@@ -171,6 +172,7 @@ def test_tensorboard(study: Path) -> None:
     assert "train_loss" in events.Tags()["scalars"]
 
 
+@pytest.mark.slow
 def test_names_of_files_that_are_not_utf8(study: Path, tmp_path: Path, convmixer: Run) -> None:
     for name in ("cat", "dog"):
         (tmp_path / "pets" / name).mkdir(parents=True)

@@ -182,6 +182,7 @@ def test_every_setting_runs_on_a_gpu(what: str) -> None:
     assert all("timm" in name for name in missing), messages
 
 
+@pytest.mark.slow
 def test_a_sweep_compares_the_engines_at_each_size() -> None:
     axes = {"kernel_size": Axis((3, 5), batch_size=2, image_size=8, architecture=TINY)}
     messages: list[str] = []

@@ -124,6 +124,7 @@ def test_interrupted_the_same_command_continues(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("runs/*/summary.json"))) == 3
 
 
+@pytest.mark.slow
 def test_rounds_and_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = tiny_suite(tmp_path)
     record = json.loads((tmp_path / "experiments" / "widths.json").read_text())

@@ -101,6 +101,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_mistakes_and_a_picture_of_them(run: Path, digits: Dataset) -> None:
     kept = json.loads((run / "evaluation_test.json").read_text())
     with Image.open(run / "mistakes_test.png") as picture:
@@ -132,6 +133,7 @@ def test_the_temperature_is_fitted_on_validation_and_judged_on_test(run: Path, d
     assert evaluate_run(run, "val", dataset=digits).temperature_scaling is None  # it was fitted there
 
 
+@pytest.mark.slow
 def test_without_a_validation_split_no_temperature_is_fitted(tmp_path: Path, digits: Dataset) -> None:
     whole = Dataset(digits.info, {name: digits.splits[name] for name in ("train", "test")})
     train(tiny_config(epochs=1, protocol="original"), tmp_path / "run", dataset=whole)

@@ -140,6 +140,7 @@ def test_depthwise_alone(turn: bool, device: str) -> None:
         assert_near(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["convmixer", "convmixer_bn"])
 def test_a_model_is_the_same(name: str, device: str) -> None:
     torch.manual_seed(0)

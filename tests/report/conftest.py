@@ -47,3 +47,11 @@ def study(study_folder: Path) -> Study:
 @pytest.fixture(scope="session")
 def record(study: Study) -> StudyRecord:
     return summarize(study, "convmixer report")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The study takes seconds to train, in every process."""
+    for item in items:
+        if "study_folder" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)

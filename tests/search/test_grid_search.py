@@ -52,6 +52,7 @@ def adaptive(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> tuple
     return out, grid_search(BASE, PRUNED, out, dataset=digits)
 
 
+@pytest.mark.slow
 def test_optuna_changes_nothing_of_a_grid(
     whole: tuple[Path, SearchResult], adaptive: tuple[Path, SearchResult]
 ) -> None:
@@ -384,6 +385,7 @@ def test_storages_that_cannot_be_used(tmp_path: Path, digits: Dataset, url: str,
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_impossible_with_these_data(tmp_path: Path, digits: Dataset) -> None:
     with pytest.raises(InputError, match="does not divide the 8 pixels"):
         grid_search(BASE, SearchConfig(values=("patch_size=1,3",)), tmp_path, dataset=digits)

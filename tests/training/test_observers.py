@@ -74,8 +74,9 @@ def test_the_first_reason_of_several_counts(digits: Dataset) -> None:
 
 
 def test_a_watcher_sees_earlier_epochs_up_to_one_that_ends_the_run(digits: Dataset) -> None:
-    trained = loop(digits, epochs=3)
-    trained.run()
+    trained = loop(digits, EpochWatcher(lambda record: "stop" if record.epoch == 3 else None), epochs=4)
+    with pytest.raises(PrunedError, match="stop"):
+        trained.run()
     seen: list[int] = []
 
     def watch(record: EpochRecord) -> str | None:

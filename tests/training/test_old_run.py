@@ -19,6 +19,7 @@ OLD = Path(__file__).with_name("old_run")
 """Stopped in the second of three epochs; ``expected.jsonl`` has the epochs of the same run uninterrupted."""
 
 
+@pytest.mark.slow
 def test_it_goes_on_as_if_nothing_had_happened(tmp_path: Path, digits: Dataset) -> None:
     run = RunDir(tmp_path)
     for name in ("config.json", "dataset.json"):

@@ -334,6 +334,7 @@ def test_a_checkpoint_of_another_run_is_refused_by_name(tmp_path: Path, digits: 
         run_loop(tmp_path / "0", digits, StopAfter(2), seed=0, lr=0.02)
 
 
+@pytest.mark.slow
 def test_damage_is_reported_on_the_command_line(tmp_path: Path, digits: Dataset) -> None:
     out = tmp_path / "run"
     config = tiny_config(epochs=3)

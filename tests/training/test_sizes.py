@@ -42,6 +42,7 @@ def test_what_was_asked_for_is_taken_where_there_are_as_many_images(digits: Data
     assert check_sizes(tiny_config(batch_size=10**6), digits.info) == images
 
 
+@pytest.mark.slow
 def test_a_recipes_batch_shrinks_to_40_steps_and_a_given_one_stays(convmixer: Run, digits: Dataset) -> None:
     config, hint = fit_batch(run_config(dataset="digits"), digits.info)
     assert config.train.batch_size == 32

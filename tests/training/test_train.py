@@ -130,6 +130,7 @@ def test_every_variant_trains(tmp_path: Path, digits: Dataset, model: str) -> No
     assert summary.status == "finished"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_precision(tmp_path: Path, digits: Dataset, precision: str) -> None:
     summary = train(tiny_config(precision=precision, epochs=1), tmp_path / "run", dataset=digits)
@@ -144,6 +145,7 @@ def test_channels_last_gives_the_same_losses(tmp_path: Path, digits: Dataset) ->
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_original_protocol_selects_on_the_test_set_and_says_so(tmp_path: Path) -> None:
     summary = train(tiny_config(protocol="original"), tmp_path / "run")
     records = RunDir(tmp_path / "run").metrics()
@@ -153,11 +155,13 @@ def test_the_original_protocol_selects_on_the_test_set_and_says_so(tmp_path: Pat
     assert RunDir(tmp_path / "run").dataset().sizes.keys() == {"train", "test"}
 
 
+@pytest.mark.slow
 def test_without_validation_the_last_epoch_is_taken(tmp_path: Path) -> None:
     summary = train(tiny_config(val_fraction=0.0), tmp_path / "run")
     assert (summary.selected_epoch, summary.val_accuracy) == (2, None)
 
 
+@pytest.mark.slow
 def test_the_average_is_chosen_by_and_kept(tmp_path: Path, digits: Dataset) -> None:
     summary = train(tiny_config(ema_decay=0.9, epochs=4, lr=0.05), tmp_path / "run", dataset=digits)
     records = RunDir(tmp_path / "run").metrics()
@@ -178,6 +182,7 @@ def test_without_an_average_there_are_no_figures_of_one(tmp_path: Path, digits: 
     assert all(record.ema_val_accuracy is None for record in RunDir(tmp_path / "run").metrics())
 
 
+@pytest.mark.slow
 def test_the_average_under_the_original_protocol(tmp_path: Path) -> None:
     summary = train(tiny_config(protocol="original", ema_decay=0.5), tmp_path / "run")
     records = RunDir(tmp_path / "run").metrics()
@@ -230,11 +235,13 @@ def test_divergence_after_good_epochs_keeps_them(
     assert all(tensor.isfinite().all() for tensor in state["model"].values())
 
 
+@pytest.mark.slow
 def test_the_callers_arithmetic_stays_as_it_was(tmp_path: Path, digits: Dataset) -> None:
     train(tiny_config(epochs=1), tmp_path / "run", dataset=digits)
     assert torch.tensor(1e-40) != 0  # denormal numbers are zero during training alone
 
 
+@pytest.mark.slow
 def test_nothing_is_written_over(tmp_path: Path, digits: Dataset) -> None:
     config = tiny_config(epochs=1)
     train(config, tmp_path / "run", dataset=digits)
@@ -249,12 +256,14 @@ def test_nothing_is_written_over(tmp_path: Path, digits: Dataset) -> None:
         train(config, tmp_path / "other", dataset=digits)
 
 
+@pytest.mark.slow
 def test_a_changed_configuration_is_refused_by_field(tmp_path: Path, digits: Dataset) -> None:
     train(tiny_config(epochs=1), tmp_path / "run", dataset=digits)
     with pytest.raises(InputError, match=r"\(seed 0 → 1, epochs 1 → 5\)"):
         train(tiny_config(epochs=5, seed=1), tmp_path / "run", dataset=digits, resume=True)
 
 
+@pytest.mark.slow
 def test_changed_images_are_refused(tmp_path: Path, digits: Dataset) -> None:
     config = tiny_config()
     with pytest.raises(KeyboardInterrupt):

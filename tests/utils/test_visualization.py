@@ -210,6 +210,7 @@ def svg(path: Path) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_same_data_give_the_same_file(tmp_path: Path) -> None:
     first = svg(tmp_path / "a.svg")
     with matplotlib.rc_context({"font.size": 30, "axes.linewidth": 5, "svg.fonttype": "none"}):
