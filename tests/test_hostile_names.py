@@ -22,6 +22,8 @@ from tests.helpers.cli import Run
 from tests.helpers.names import NAMES
 from tests.helpers.runs import tiny_config
 
+pytestmark = pytest.mark.slow
+
 DATA, RUN = "=2+3 [red]\x1b[5m<b>`d`", "@run [bold] <i>|\x07`r`"
 
 
