@@ -165,7 +165,8 @@ def one_run(part: str, model: str, recipe: str, epochs: int) -> Slice:
 
     def command(options: Options, name: str) -> list[str]:
         sizes = ("--epochs", str(1 if options.tiny else epochs))
-        return training(options, f"{part}/{name}", "train", "--model", model, "--recipe", recipe, *sizes, "--resume")
+        resume = ["--resume"] if (options.raw / part / name / "config.json").exists() else []
+        return training(options, f"{part}/{name}", "train", "--model", model, "--recipe", recipe, *sizes, *resume)
 
     return Slice(part, command, lambda options, name: run_records(options.raw / part))
 
@@ -305,9 +306,11 @@ def run(command: Sequence[str], count: int, log: Path, end: float) -> str:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     with log.open("w", encoding="utf-8") as output:
         options: dict[str, Any] = {"cwd": ROOT, "env": environment, "stdout": output, "stderr": subprocess.STDOUT}
-        processes = [subprocess.Popen(command, start_new_session=True, **options) for _ in range(count)]
+        processes: list[subprocess.Popen[bytes]] = []
         asked = False
         try:
+            while len(processes) < count:
+                processes.append(subprocess.Popen(command, start_new_session=True, **options))
             wait(processes, end - STOP_SECONDS)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             asked = True
@@ -320,7 +323,7 @@ def run(command: Sequence[str], count: int, log: Path, end: float) -> str:
                     os.killpg(process.pid, signal.SIGKILL)
                 wait(processes, time.monotonic() + STOP_SECONDS)
     codes = {process.returncode for process in processes}
-    return "done" if codes == {0} else "stopped" if asked else "failed"
+    return "done" if codes == {0} and len(processes) == count else "stopped" if asked else "failed"
 
 
 def wait(processes: Sequence[subprocess.Popen[bytes]], end: float) -> None:

@@ -202,7 +202,11 @@ def test_nothing_is_cut_on_paper(page: Any) -> None:
 def test_pictures_are_named_in_the_tree_that_screen_readers_use(page: Any) -> None:
     pictures = page.get_by_role("img")
     assert pictures.count() >= 8
-    assert all(pictures.nth(i).get_attribute("aria-label") for i in range(pictures.count()))
+    names = [
+        pictures.nth(i).get_attribute("aria-label") or pictures.nth(i).get_attribute("alt")
+        for i in range(pictures.count())
+    ]
+    assert all(names)
 
 
 def test_it_prints_with_everything_open(page: Any, tmp_path: Path) -> None:
