@@ -83,7 +83,7 @@ def test_a_watcher_sees_earlier_epochs_up_to_one_that_ends_the_run(digits: Datas
         seen.append(record.epoch)
         return "enough" if record.epoch == 2 else None
 
-    again = loop(digits, EpochWatcher(watch), epochs=3)
+    again = loop(digits, EpochWatcher(watch), epochs=4)
     again.restore(trained.state.state_dict())
     with pytest.raises(PrunedError, match="enough"):
         again.run()
