@@ -87,8 +87,8 @@ class TorchPredictor:
 
 def _load_best_weights(model: ConvMixer, run: RunDir) -> int | None:
     """Loads them; returns their epoch if they are a checkpoint's, because the run has not finished."""
-    if (run.path / "model.safetensors").exists():
-        load_weights(model, run.path / "model.safetensors")
+    if run.weights.exists():
+        load_weights(model, run.weights)
         return None
     status = run.status()
     try:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from convmixer.report.collect import Run, Study
 from convmixer.report.compare import Trial, grouped, measured
 from convmixer.report.records import ComparisonRow, ExperimentRecord, SearchRecord, StudyRecord
-from convmixer.runs import EpochRecord
+from convmixer.runs import EpochRecord, RunDir
 from convmixer.utils import study_figures as draw
 from convmixer.utils.formatting import half_width, number, percent, points
 from convmixer.utils.visualization import EpochRow, calibration_diagram, confusion_matrix, learning_curve
@@ -266,7 +266,7 @@ def _featured(chosen: FeaturedRun, study: Study) -> Iterator[ReportFigure]:
         alt = "Test images with true and predicted class: the most confident mistakes, then the least certain images."
         title = "The most confident mistakes and the least certain images"
         yield ReportFigure(section, "mistakes", title, alt, mistakes.read_bytes())
-    kernels, patches = learned_weights(study.folder / run.row.path / "model.safetensors")
+    kernels, patches = learned_weights(RunDir(study.folder / run.row.path).weights)
     if kernels:
         sizes = number(sorted({k.shape[-1] for k in kernels}))
         alt = f"Learned depthwise kernels of size {sizes}, some channels of each of {len(kernels)} blocks."

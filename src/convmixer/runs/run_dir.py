@@ -58,6 +58,11 @@ class RunDir:
             raise InputError(f"{path}: is not a run directory (it has no config.json); give one that training wrote.")
         return run
 
+    @property
+    def weights(self) -> Path:
+        """``model.safetensors``, which is there once the run has finished."""
+        return self.path / "model.safetensors"
+
     def config(self) -> RunConfig:
         """``config.json``."""
         return RunConfig.from_dict(self._read("config.json"), where=str(self.path / "config.json"))

@@ -16,8 +16,7 @@ from convmixer.models.transfer import transfer_weights
 from convmixer.models.weights import read_state_dict, to_own_layout
 from convmixer.runs import InitialWeights, RunDir
 
-_WEIGHTS = "model.safetensors"
-_HUB_FILES = (_WEIGHTS, "pytorch_model.bin")
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def initialize(model: ConvMixer, source: str, info: DatasetInfo) -> InitialWeights:
@@ -38,9 +37,10 @@ def initialize(model: ConvMixer, source: str, info: DatasetInfo) -> InitialWeigh
     elif Path(source).is_dir():
         run = RunDir.existing(source)
         identity, classes = run.config().identity_hash(), run.dataset().classes
-        if not (run.path / _WEIGHTS).exists():
-            raise InputError(f"`init_from`: {source} has no {_WEIGHTS}; the run is {run.status()}, let it finish.")
-        state = read_state_dict(run.path / _WEIGHTS)
+        if not run.weights.exists():
+            status = run.status()
+            raise InputError(f"`init_from`: {source} has no {run.weights.name}; the run is {status}, let it finish.")
+        state = read_state_dict(run.weights)
     else:
         state = read_state_dict(Path(source))
     state = to_own_layout(state)
