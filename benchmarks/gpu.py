@@ -10,7 +10,8 @@ another. What is in --out is small, and all that is needed to continue:
     state.json          which slices are done, with their commands
     raw/                run directories, logs; only a training run that was stopped in its middle loses by its absence
 
-A slice is told to stop (SIGINT) before its time is up, upon which training writes a checkpoint.
+A slice is told to stop before its time is up, upon which training writes a checkpoint: by SIGTERM, as the background
+jobs of a shell ignore SIGINT.
 """
 
 from __future__ import annotations
@@ -315,7 +316,7 @@ def run(command: Sequence[str], count: int, log: Path, end: float) -> str:
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             asked = True
             for process in processes:
-                process.send_signal(signal.SIGINT)
+                process.send_signal(signal.SIGTERM)
             try:
                 wait(processes, min(end, time.monotonic() + STOP_SECONDS))
             except subprocess.TimeoutExpired:

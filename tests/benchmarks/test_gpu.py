@@ -76,7 +76,7 @@ def test_runs_are_not_repeated_where_only_the_records_came_along(gpu: ModuleType
 @pytest.mark.slow
 def test_a_slice_is_stopped_before_its_time_is_up_and_continues(gpu: ModuleType, tmp_path: Path) -> None:
     begin = time.monotonic()
-    output = finish(start(gpu, tmp_path, "--slice", "document-1", "--workers", "2", "--minutes", "0.6"))
+    output = finish(start(gpu, tmp_path, "--slice", "document-1", "--workers", "2", "--minutes", "0.45"))
     assert time.monotonic() - begin < 60
     assert "document-1: stopped" in output
     output = finish(start(gpu, tmp_path, "--slice", "document-1", "--workers", "2"))
