@@ -271,8 +271,7 @@ def test_grid_search(convmixer: Run) -> None:
     content = json.loads((folder / "grid_search.json").read_text())
     assert [row["values"] for row in content["trials"]] == [{"lr": lr, "weight_decay": 0.1} for lr in (0.01, 0.1)]
     status, out, err = convmixer(*line, "--json")  # finds itself again, and has nothing left to do
-    assert (status, err.count("\n")) == (0, 1)  # no word of a trial
-    assert err.startswith("Batches of 32 instead of the recipe's 512")
+    assert (status, err) == (0, "")
     assert json.loads(out)["trials"] == content["trials"]
 
 
