@@ -197,8 +197,9 @@ class TrainConfig(Checked):
     epochs: Positive = 25
     """Passes over the training images."""
     batch_size: Annotated[int, Meta(ge=2)] | None = None
-    """Images in a step; by default the largest power of two from 16 to 256 with which an epoch has 40 steps. A last,
-    smaller batch is left out (the order changes every epoch)."""
+    """Images in a step; by default the recipe's, but smaller where an epoch would have fewer than 40 steps, or (none)
+    the largest power of two from 16 to 256 with which it has 40. A last, smaller batch is left out (the order changes
+    every epoch)."""
     accumulate: Positive = 1
     """Parts of a batch that go through the model one after the other, to save memory; the statistics of batch
     normalisation are those of a part."""

@@ -19,6 +19,8 @@ class ModelPreset:
     n_classes: int = 10
     image_size: int = 32
     source: str = "the study's document"
+    purpose: str = ""
+    """What it is for, in a few words."""
     mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
     """Of the channels of the training images, CIFAR-10's by default."""
     std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616)
@@ -28,24 +30,33 @@ _BASELINE = ModelConfig(dim=256, depth=8, kernel_size=9, patch_size=2)
 _PAPER = "arXiv 2201.09792"
 
 
-def _imagenet(**fields: Any) -> ModelPreset:
+def _imagenet(purpose: str, **fields: Any) -> ModelPreset:
     statistics: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # ImageNet's
-    return ModelPreset(replace(_BASELINE, **fields), n_classes=1000, image_size=224, source=_PAPER, **statistics)
+    architecture = replace(_BASELINE, **fields)
+    return ModelPreset(architecture, n_classes=1000, image_size=224, source=_PAPER, purpose=purpose, **statistics)
+
+
+def _small(purpose: str, source: str = "the study's document", **fields: Any) -> ModelPreset:
+    return ModelPreset(replace(_BASELINE, **fields), source=source, purpose=purpose)
 
 
 MODELS: dict[str, ModelPreset] = {
-    "convmixer": ModelPreset(_BASELINE),
-    "convmixer_rh": ModelPreset(replace(_BASELINE, head="rh")),
-    "convmixer_lc": ModelPreset(replace(_BASELINE, head="lc")),
-    "convmixer_bn": ModelPreset(replace(_BASELINE, branch="bottleneck")),
-    "convmixer_256_8_k5": ModelPreset(replace(_BASELINE, kernel_size=5), source="the authors' short CIFAR-10 run"),
-    "convmixer_256_8_k9": ModelPreset(_BASELINE),
-    "convmixer_512_8_k5": ModelPreset(replace(_BASELINE, dim=512, kernel_size=5)),
-    "convmixer_512_8_k9": ModelPreset(replace(_BASELINE, dim=512)),
+    "convmixer": _small("the place to begin: images of about 32 pixels"),
+    "convmixer_rh": _small("the study's variant with a deeper head", head="rh"),
+    "convmixer_lc": _small("the study's variant with a normalised head", head="lc"),
+    "convmixer_bn": _small("the study's variant with a bottleneck in each block", branch="bottleneck"),
+    "convmixer_256_8_k5": _small(
+        "the same with small kernels: faster", "the authors' short CIFAR-10 run", kernel_size=5
+    ),
+    "convmixer_256_8_k9": _small("another name of convmixer"),
+    "convmixer_512_8_k5": _small("more accurate, four times the work", dim=512, kernel_size=5),
+    "convmixer_512_8_k9": _small("the most accurate of the small ones", dim=512),
     # timm's names
-    "convmixer_1536_20": _imagenet(dim=1536, depth=20, patch_size=7),
-    "convmixer_768_32": _imagenet(dim=768, depth=32, kernel_size=7, patch_size=7, activation="relu"),
-    "convmixer_1024_20_ks9_p14": _imagenet(dim=1024, depth=20, patch_size=14),
+    "convmixer_1536_20": _imagenet("photographs; the paper's most accurate", dim=1536, depth=20, patch_size=7),
+    "convmixer_768_32": _imagenet(
+        "photographs; the paper's smaller one", dim=768, depth=32, kernel_size=7, patch_size=7, activation="relu"
+    ),
+    "convmixer_1024_20_ks9_p14": _imagenet("photographs; large patches: fastest", dim=1024, depth=20, patch_size=14),
 }
 
 

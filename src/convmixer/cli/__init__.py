@@ -6,37 +6,34 @@ interrupted by SIGINT and SIGTERM.
 
 from __future__ import annotations
 
-import argparse
+import functools
 import logging
+import operator
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from convmixer.cli.data import Data
+from convmixer.cli.commands import COMMANDS, command_named
+from convmixer.cli.defaults import run_defaults
+from convmixer.cli.help import command_help, overview
 from convmixer.cli.output import ERRORS
 from convmixer.cli.parsing import RULES, current_flag
-from convmixer.cli.search import GridSearch
-from convmixer.cli.study import Experiment, Report
-from convmixer.cli.tools import Bench, Models
-from convmixer.cli.train import Train
-from convmixer.cli.use import Evaluate, Predict
-from convmixer.config import RunConfig
 from convmixer.errors import InputError, Interrupted
-from convmixer.presets import run_config
-from convmixer.records import checked, deferred_checks, read_json
+from convmixer.records import checked, deferred_checks
+from convmixer.runtime.signals import leave_imports_at_once
+from convmixer.version import __version__
 
 __all__ = ["main"]
-
-_DESCRIPTION = "Train, evaluate and use ConvMixer image classifiers. Every command has its own --help."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command line, ``sys.argv`` by default, and exits."""
+    leave_imports_at_once()
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     logger = logging.getLogger("convmixer")
     logger.setLevel(logging.INFO)
@@ -46,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: list[str]) -> int:
     try:
+        if (answered := _without_command(arguments)) is not None:
+            return answered
         command = _parse(arguments)
         status: int = command.execute()
         return status
@@ -70,52 +69,49 @@ class _Messages(logging.Handler):
 
 
 def _parse(arguments: list[str]) -> Any:
-    arguments = [current_flag(argument) for argument in arguments]
-    options: dict[str, Any] = {"default": _train_defaults(arguments[1:])} if arguments[:1] == ["train"] else {}
-    search_options: dict[str, Any] = {}
-    if arguments[:1] == ["grid-search"]:
-        base = _train_defaults(arguments[1:])
-        search_options = {"default": GridSearch(run=base.run, fits_batch=base.fits_batch)}
-    inspects = arguments[:1] == ["data"]
-    data_options: dict[str, Any] = {"default": Data.defaults(arguments[1:])} if inspects else {}
-    commands: Any = (
-        Annotated[Train, tyro.conf.subcommand("train", **options)]
-        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-        | Annotated[Predict, tyro.conf.subcommand("predict")]
-        | Annotated[Experiment, tyro.conf.subcommand("experiment")]
-        | Annotated[GridSearch, tyro.conf.subcommand("grid-search", **search_options)]
-        | Annotated[Models, tyro.conf.subcommand("models")]
-        | Annotated[Data, tyro.conf.subcommand("data", **data_options)]
-        | Annotated[Bench, tyro.conf.subcommand("bench")]
-        | Annotated[Report, tyro.conf.subcommand("report")]
-    )
-    style = (tyro.conf.FlagCreatePairsOff,)
+    """The command, as an object with its arguments."""
+    name, *rest = [current_flag(argument) for argument in arguments]
+    command = command_named(name)
+    options: dict[str, Any] = {}
+    if name in ("train", "grid-search"):
+        run, fits = run_defaults(rest)
+        options = {"default": command.load()(run=run, fits_batch=fits)}
+    elif name == "data":
+        options = {"default": command.load().defaults(rest)}
+    options |= {"prog": f"convmixer {name}", "config": (tyro.conf.FlagCreatePairsOff,), "registry": RULES}
     # tyro prints a ValueError from a constructor in a box of its own: the checks come after it.
     with deferred_checks():
-        command = tyro.cli(
-            commands, args=arguments, prog="convmixer", description=_DESCRIPTION, config=style, registry=RULES
+        if {"-h", "--help"} & set(rest):
+            print(command_help(name, command, _parser(command.load(), options)))
+            sys.exit(0)
+        parsed = tyro.cli(command.load(), args=rest, **options)
+    return checked(parsed)
+
+
+def _parser(command: Any, options: dict[str, Any]) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # nothing else in tyro says what the options are
+        parser: Any = tyro.extras.get_parser(command, **options)
+    return parser
+
+
+def _without_command(arguments: list[str]) -> int | None:
+    """Answers a command line without a command; None if it has one."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+    elif arguments[0] in ("--version", "-V"):
+        print(f"convmixer {__version__}")
+    elif arguments[0] == "--completion":
+        shells = ("bash", "zsh", "tcsh")
+        if arguments[1:2] == [] or arguments[1] not in shells:
+            raise InputError(f"--completion: takes the name of a shell; choose from {', '.join(shells)}.")
+        every: Any = functools.reduce(
+            operator.or_,
+            (Annotated[c.load(), tyro.conf.subcommand(name)] for name, c in COMMANDS.items()),
         )
-    return checked(command)
-
-
-def _train_defaults(arguments: list[str]) -> Train:
-    """What the flags that choose defaults say: --model and --recipe, or --config, or a run to resume or start from."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("--model", "--recipe", "--config", "--out", "--init-from", "--dataset"):
-        parser.add_argument(name)
-    parser.add_argument("--batch-size", "--batch_size")
-    parser.add_argument("--resume", action="store_true")
-    try:
-        chosen, _ = parser.parse_known_args(arguments)
-    except argparse.ArgumentError:
-        return Train()  # a flag without its value: the real parser says so
-    if chosen.config and (chosen.model or chosen.recipe):
-        raise InputError("`config`: takes the place of `model` and `recipe`; give it or them.")
-    file = Path(chosen.config) if chosen.config else None
-    if file is None and chosen.resume and chosen.out and (Path(chosen.out) / "config.json").is_file():
-        file = Path(chosen.out) / "config.json"
-    if file is None:
-        given = {name: getattr(chosen, name) for name in ("init_from", "dataset") if getattr(chosen, name)}
-        run = run_config(chosen.model, chosen.recipe or "baseline", **given)
-        return Train(run=run, fits_batch=chosen.batch_size is None)
-    return Train(run=RunConfig.from_dict(read_json(file), where=str(file)))
+        tyro.cli(every, args=["--tyro-print-completion", arguments[1]], prog="convmixer", registry=RULES)
+    elif arguments[0].startswith("-"):
+        raise InputError(f"{arguments[0]} is no command; give one first, as in convmixer train {arguments[0]}.")
+    else:
+        return None
+    return 0

@@ -45,19 +45,21 @@ def print_table(
         if name:
             kept.remove(name)
             left_out.append(name)
-        table = _table(kept, [[row[headers.index(name)] for name in kept] for row in rows], title)
+        table = _table(kept, [[row[headers.index(name)] for name in kept] for row in rows])
         width = console.measure(table, options=console.options.update(width=10_000)).maximum
         if width <= console.width or not console.is_terminal:
             break
     if not console.is_terminal:
         console.width = max(width, console.width)
+    if title:
+        console.print(Text(title, style="italic"), soft_wrap=not console.is_terminal)
     console.print(table)
     if left_out:
         console.print(f"A wider terminal or a pipe also shows: {', '.join(left_out)}.", style="dim")
 
 
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str | None) -> Table:
-    table = Table(title=title, title_justify="left")
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table()
     for i, header in enumerate(headers):
         first = max((cell_len(row[0]) for row in rows), default=0) if i == 0 else None
         table.add_column(Text(header), no_wrap=i == 0, min_width=first, overflow="fold")

@@ -6,11 +6,12 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from convmixer.config import RENAMED, PerBlock, per_block_text
 from convmixer.errors import InputError
+from convmixer.search.space import SHORT
 
 RULES = ConstructorRegistry()
 
-_ALIASES = {"hidden_dim": "dim", **RENAMED}
-"""Flags that the study's document and older versions have, and what they are called now."""
+_ALIASES = {**SHORT, **RENAMED}
+"""Short names, flags that the study's document and older versions have, and what they are called now."""
 
 
 @RULES.primitive_rule

@@ -34,7 +34,7 @@ class GridSearch:
     out: Path | None = None
     """Search directory; by default one under results/grid_search that is named after what is searched."""
     config: Path | None = None
-    """A run's config.json to take all defaults from, instead of --model and --recipe."""
+    """Defaults instead of those of --model and --recipe: a run directory, its config.json, or a JSON or YAML file."""
     json: bool = False
     """Print the records as JSON."""
     fits_batch: tyro.conf.Suppress[bool] = False

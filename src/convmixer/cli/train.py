@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import shlex
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 from rich.table import Table
 
-from convmixer.cli.output import ERRORS, print_json
+from convmixer.cli.output import ERRORS, print_json, print_table
 from convmixer.config import RunConfig
 from convmixer.errors import InputError, nearest
 from convmixer.presets import run_config
@@ -29,7 +30,10 @@ class Train:
     out: Path | None = None
     """Directory to write; by default a new one under results/runs, named after model, data, recipe and seed."""
     config: Path | None = None
-    """A run's config.json to take all defaults from, instead of --model and --recipe."""
+    """Defaults instead of those of --model and --recipe: a run directory, its config.json, or a JSON or YAML file with
+    some settings, such as epochs: 3."""
+    dry_run: bool = False
+    """Only say what the run would cost: parameters, steps, memory, and minutes from a few measured steps."""
     resume: bool = False
     """Continue the run in --out, or the newest one with this configuration."""
     json: bool = False
@@ -51,6 +55,8 @@ class Train:
         config, dataset = self.run, None
         if self.fits_batch:
             config, dataset = fit_to_data(config)
+        if self.dry_run:
+            return _print_cost(config, dataset, self.json)
         if out is None:
             out = (newest_path if self.resume else unused_path)(default_path(config))
         summary = train(config, out, resume=self.resume, dataset=dataset, console=ERRORS)
@@ -58,10 +64,44 @@ class Train:
             print_json(summary.to_dict() | {"run": str(out)})
         else:
             Terminal().print(_summary_table(summary, out))
+            if summary.status == "finished":
+                board = f", tensorboard --logdir {shlex.quote(str(out / 'tensorboard'))}"
+                where = shlex.quote(str(out))
+                ERRORS.print(
+                    f"Next: convmixer evaluate {where}, convmixer report {where}"
+                    f"{board if (out / 'tensorboard').is_dir() else ''}"
+                )
         if summary.status == "diverged":
             ERRORS.print(f"The run diverged: {summary.message}.", style="red")
             return 1
         return 0
+
+
+def _print_cost(config: RunConfig, dataset: Dataset | None, json: bool) -> int:
+    from convmixer.data import load_dataset
+    from convmixer.training.dry_run import dry_run
+
+    dataset = dataset or load_dataset(config.data, protocol=config.protocol, console=ERRORS)
+    cost = dry_run(config, dataset)
+    if json:
+        print_json(asdict(cost))
+        return 0
+    sizes = ", ".join(f"{count:,} {name}" for name, count in cost.images.items())
+    rows = [
+        ("model", f"{config.model}, {cost.parameters:,} parameters"),
+        ("mult-adds", f"{cost.multiply_adds / 1e6:,.1f} M an image"),
+        ("images", sizes),
+        (
+            "steps",
+            f"{cost.steps:,}: {config.train.epochs} epochs of {cost.steps_per_epoch} with {cost.batch_size} images",
+        ),
+        ("runs on", f"{cost.device} {cost.precision}, {cost.engine} engine"),
+        ("a step", f"{cost.step_seconds * 1e3:.3g} ms (measured)"),
+        ("memory", f"{cost.memory_bytes / 2**20:,.0f} MiB"),
+        ("time", f"about {60 * cost.minutes:.2g} s" if cost.minutes < 1.5 else f"about {cost.minutes:.3g} minutes"),
+    ]
+    print_table(("what", "of the run"), rows)
+    return 0
 
 
 def fit_to_data(config: RunConfig) -> tuple[RunConfig, Dataset]:

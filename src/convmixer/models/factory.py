@@ -46,6 +46,7 @@ class ModelRow:
     multiply_adds: int
     """For one image; a multiplication and an addition count as one."""
     source: str
+    purpose: str
 
 
 def describe_models() -> list[ModelRow]:
@@ -69,6 +70,7 @@ def describe_models() -> list[ModelRow]:
                 parameters=parameters,
                 multiply_adds=count_multiply_adds(config, preset.image_size, preset.n_classes),
                 source=preset.source,
+                purpose=preset.purpose,
             )
         )
     return rows

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from convmixer.errors import Interrupted
+
+
+def leave_imports_at_once() -> None:
+    """Makes SIGINT end the process at once, with status 130, while a module is being imported.
+
+    Libraries answer a KeyboardInterrupt in the middle of their import with errors of all kinds, and there is nothing to
+    tidy up yet. At any other moment SIGINT raises KeyboardInterrupt, as it always does.
+    """
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            os._exit(128 + signum)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 class Interruption:

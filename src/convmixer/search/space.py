@@ -26,7 +26,8 @@ Value = int | float | bool | str
 Values = dict[str, Any]
 """A point of the space: a value for every searched field."""
 
-_SHORT = {"wd": "weight_decay", "bs": "batch_size", "hidden_dim": "dim"}
+SHORT = {"wd": "weight_decay", "bs": "batch_size", "hidden_dim": "dim"}
+"""Short names of fields, here and as flags."""
 _JUDGES = ("seed", "split_seed", "val_fraction", "test_fraction", "dataset", "protocol")  # what runs are judged by
 _KINDS: Mapping[type[Value], str] = {int: "whole numbers", float: "numbers", str: "names", bool: "true or false"}
 _DEFAULT_GRID = {"lr": "0.001,0.01,0.1", "weight_decay": "0.0001,0.001,0.01", "batch_size": "64,128,256"}
@@ -197,7 +198,7 @@ def searchable() -> dict[str, type[Value]]:
 
 def _field_name(text: str, flag: str) -> str:
     name = text.strip().replace("-", "_")
-    name = _SHORT.get(name, name)
+    name = SHORT.get(name, name)
     known = searchable()
     if name in _JUDGES:
         raise InputError(f"{flag}: {name} decides what the runs are judged by, so they cannot be compared over it.")

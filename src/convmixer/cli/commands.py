@@ -1,0 +1,95 @@
+"""The commands by name: what each is for, examples, and the options that its help shows first."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from convmixer.errors import InputError, nearest
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the program."""
+
+    place: str
+    """Module of this package, and the class in it: a dataclass with a method ``execute``."""
+    summary: str
+    examples: tuple[str, ...]
+    common: tuple[str, ...] = ()
+    """Options that help shows first; empty if there are few of them."""
+
+    def load(self) -> Any:
+        """The class."""
+        module, name = self.place.split(":")
+        return getattr(importlib.import_module(f"convmixer.cli.{module}"), name)
+
+
+_RUN = ("dataset", "model", "recipe", "epochs", "batch-size", "lr", "weight-decay", "seed", "out", "device", "json")
+
+COMMANDS: dict[str, Command] = {
+    "train": Command(
+        "train:Train",
+        "train a model and leave a run directory",
+        (
+            "train --dataset digits --recipe strong-short --dim 64 --depth 4",
+            "train --dataset folder:pictures --recipe strong-short --out my-run",
+            "train --out my-run --resume",
+            "train --dataset folder:pictures --init-from my-run --recipe finetune",
+        ),
+        (*_RUN, "init-from", "config", "resume", "dry-run"),
+    ),
+    "evaluate": Command(
+        "use:Evaluate",
+        "accuracy, calibration, classes and mistakes of a run",
+        ("evaluate my-run", "evaluate my-run --dataset folder:other-pictures"),
+    ),
+    "predict": Command(
+        "use:Predict",
+        "classes of images by a run's weights",
+        ("predict my-run cat.jpg holiday/", "predict my-run - --json < cat.jpg"),
+    ),
+    "runs": Command(
+        "runs:Runs",
+        "list the runs below a directory, sorted and filtered",
+        ("runs", "runs results --sort test --dataset digits"),
+    ),
+    "compare": Command(
+        "runs:Compare",
+        "settings, curves and a paired test of several runs",
+        ("compare runs/a runs/b", "compare runs/a runs/b --plot curves.png"),
+    ),
+    "report": Command(
+        "study:Report",
+        "a page, pictures and tables of a run, a search or a study",
+        ("report my-run", "report results --out all.html"),
+    ),
+    "grid-search": Command(
+        "search:GridSearch",
+        "search settings, then train the winner over seeds",
+        ("grid-search --dataset digits --epochs 3 --values lr=0.003,0.01 --values wd=0.01,0.1 --out search",),
+        ("values", "search-space", "sampler", "trials", "workers", *_RUN),
+    ),
+    "experiment": Command(
+        "study:Experiment",
+        "experiments of the study: tables of variants over seeds",
+        ("experiment classifier --profile smoke --dataset digits",),
+    ),
+    "data": Command(
+        "data:Data",
+        "what is in a data set, and what endangers results on it",
+        ("data digits", "data folder:pictures --sheet samples.png"),
+        ("data-dir", "source", "image-size", "sheet", "recipe", "json"),
+    ),
+    "models": Command("tools:Models", "the models, with what each is for", ("models",)),
+    "recipes": Command("tools:Recipes", "the recipes, and the settings of one", ("recipes", "recipes strong")),
+    "bench": Command("tools:Bench", "speed of the engines on this machine", ("bench", "bench --models convmixer")),
+}
+
+
+def command_named(name: str) -> Command:
+    """The command. Raises InputError, with the nearest name, if there is none."""
+    if name not in COMMANDS:
+        raise InputError(f"there is no command {name!r}; {nearest(name, COMMANDS)}")
+    return COMMANDS[name]
