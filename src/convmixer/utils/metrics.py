@@ -22,6 +22,7 @@ CALIBRATION_BINS = 15
 _SMALLEST = float(np.finfo(np.float32).tiny)
 _Z95 = statistics.NormalDist().inv_cdf(0.975)
 _LARGEST_OF_TWO = 0.1
+_DENSE_CLASSES = 100  # up to which all cells of a confusion matrix are written
 
 
 @dataclass(frozen=True)
@@ -85,18 +86,37 @@ class Evaluation:
         return max(images) / sum(images)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; no NaN and no infinity among them."""
-        return dataclasses.asdict(self) | {"confusion": self.confusion.tolist()}
+        """Plain values for JSON; no NaN and no infinity among them.
+
+        ``confusion`` has K rows of K counts; for more than 100 classes it is a mapping with the cells that are not 0:
+        ``true``, ``predicted`` and ``images``, three lists of equal length.
+        """
+        confusion: Any = self.confusion.tolist() if len(self.confusion) <= _DENSE_CLASSES else _cells(self.confusion)
+        return dataclasses.asdict(dataclasses.replace(self, confusion=np.zeros((0, 0)))) | {"confusion": confusion}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of :meth:`to_dict`."""
+        confusion = values["confusion"]
+        if isinstance(confusion, Mapping):
+            cells, k = confusion, len(values["per_class"])
+            confusion = np.zeros((k, k), dtype=np.int64)
+            confusion[cells["true"], cells["predicted"]] = cells["images"]
         parsed = {
             "per_class": tuple(ClassRow(**row) for row in values["per_class"]),
             "calibration": tuple(CalibrationBin(**row) for row in values["calibration"]),
-            "confusion": np.asarray(values["confusion"], dtype=np.int64),
+            "confusion": np.asarray(confusion, dtype=np.int64),
         }
         return cls(**{**values, **parsed})
+
+
+def _cells(confusion: NDArray[np.int64]) -> dict[str, list[int]]:
+    true, predicted = confusion.nonzero()
+    return {
+        "true": true.tolist(),
+        "predicted": predicted.tolist(),
+        "images": confusion[true, predicted].tolist(),
+    }
 
 
 def evaluate_predictions(probabilities: ArrayLike, labels: ArrayLike, classes: Sequence[str]) -> Evaluation:

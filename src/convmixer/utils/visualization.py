@@ -249,11 +249,14 @@ def row_shares(confusion: ArrayLike) -> NDArray[np.float64]:
     return shares
 
 
+_MOST_LABELS = 100  # of classes at an axis; more cannot be read, and take seconds to draw
+
+
 def confusion_matrix(confusion: ArrayLike, classes: Sequence[str], title: str = "") -> Figure:
     """Heat map of the shares of each true class (rows) that were predicted as each class (columns).
 
     Args:
-        confusion: (K, K) counts; written into the cells for up to 20 classes.
+        confusion: (K, K) counts; written into the cells for up to 20 classes. More than 100 classes go by their number.
         classes: K names.
         title: above the matrix.
 
@@ -267,7 +270,7 @@ def confusion_matrix(confusion: ArrayLike, classes: Sequence[str], title: str = 
         import seaborn as sns
         from matplotlib.colors import PowerNorm
 
-        small, side = k <= 20, min(2.8 + 0.52 * k, 13.0)
+        small, named, side = k <= 20, k <= _MOST_LABELS, min(2.8 + 0.52 * k, 13.0)
         figure = new(figsize=(side + 0.8, side), layout="compressed")
         axes = figure.add_subplot()
         sns.heatmap(
@@ -280,15 +283,16 @@ def confusion_matrix(confusion: ArrayLike, classes: Sequence[str], title: str = 
             fmt="d",
             annot_kws={"fontsize": 8.0},
             linewidths=0.8 if small else 0.0,
-            xticklabels=list(classes),
-            yticklabels=list(classes),
+            xticklabels=list(classes) if named else False,
+            yticklabels=list(classes) if named else False,
             cbar_kws={"shrink": 0.6, "label": "share of the true class", "aspect": 30},
             rasterized=not small,  # ten thousand squares make a slow SVG
         )
         size = 9.0 if small else max(3.0, min(9.0, 480.0 / k))
         axes.tick_params(axis="x", rotation=90 if k > 5 else 0, labelsize=size, length=0)
         axes.tick_params(axis="y", rotation=0, labelsize=size, length=0)
-        axes.set(xlabel="predicted", ylabel="true")
+        unnamed = "" if named else f" ({k} classes, in their order)"
+        axes.set(xlabel=f"predicted{unnamed}", ylabel=f"true{unnamed}")
         _entitle(figure, title)
     return figure
 
