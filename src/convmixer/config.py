@@ -37,8 +37,8 @@ BadImages = Literal["fail", "skip"]
 
 TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
 
-Positive = Annotated[int, Meta(ge=1)]
-Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Amount = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Probability = Annotated[float, Meta(ge=0, lt=1)]
@@ -196,7 +196,7 @@ class TrainConfig(Checked):
 
     epochs: Positive = 25
     """Passes over the training images."""
-    batch_size: Annotated[int, Meta(ge=2)] | None = None
+    batch_size: Annotated[int, Meta(ge=2, le=2**31 - 1)] | None = None
     """Images in a step; by default the recipe's, but smaller where an epoch would have fewer than 40 steps, or (none)
     the largest power of two from 16 to 256 with which it has 40. A last, smaller batch is left out (the order changes
     every epoch)."""

@@ -24,6 +24,9 @@ from convmixer.errors import InputError, nearest
 
 T = TypeVar("T")
 
+_MOST_LETTERS = 60  # of a wrong value in a message
+_UNLIMITED = 2**31 - 1  # as an upper limit: what no machine has room for
+
 _deferred = contextvars.ContextVar("deferred", default=False)
 _type_hints = functools.cache(functools.partial(typing.get_type_hints, include_extras=True))
 
@@ -95,7 +98,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # bytes that are no text, numbers without an end, depth
         raise InputError(f"{path}: cannot be read as JSON ({error}).") from None
 
 
@@ -146,9 +149,17 @@ def _complaint(name: str, value: Any, hint: Any) -> str:
             element = typing.get_args(kind)[0]
             return next((_complaint(name, item, element) for item in value if not _allowed(item, element)), name)
         if (kind in (int, float) and type(value) is kind) or (kind is float and type(value) is int):
-            return f"{name}: {value} is out of range; give {_range(kind, limits)}."
+            return f"{name}: {_short(value)} is out of range; give {_range(kind, limits, value)}."
     expected = " or ".join(dict.fromkeys(_spoken(kind) for kind, _ in options))
-    return f"{name}: expected {expected}, got {value!r}."
+    return f"{name}: expected {expected}, got {_short(value)}."
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # more digits than Python writes
+        return "a number of thousands of digits"
+    return text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]}…"
 
 
 def _allowed(value: Any, hint: Any) -> bool:
@@ -159,10 +170,10 @@ def _allowed(value: Any, hint: Any) -> bool:
     return True
 
 
-def _range(kind: type, limits: msgspec.Meta) -> str:
+def _range(kind: type, limits: msgspec.Meta, value: float) -> str:
     if limits.lt is not None:
         return f"a value from {limits.ge} up to, not including, {limits.lt}"
-    if limits.le is not None:
+    if limits.le is not None and (limits.le < _UNLIMITED or value > limits.le):
         return f"a value from {limits.ge} to {limits.le}"
     least = f" above {limits.gt}" if limits.gt is not None else f" of at least {limits.ge}"
     return f"a {'finite ' * (kind is float)}value" + least * (limits.ge is not None or limits.gt is not None)

@@ -6,6 +6,7 @@ interrupted by SIGINT and SIGTERM.
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import operator
@@ -56,9 +57,31 @@ def _run(arguments: list[str]) -> int:
     except BrokenPipeError:  # whoever reads our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        place = f"{_short(str(error.filename))}: " if error.filename else ""
+        ERRORS.print(f"convmixer: {place}{error.strerror}; {_REFUSED[error.errno]}.", style="red")
+        return 2
     except Interrupted as stop:
         ERRORS.print("Interrupted; the checkpoint is written, --resume continues.")
         return 128 + stop.signum
+
+
+_REFUSED = {
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "a link leads to itself; remove it",
+    errno.EACCES: "check the permissions, or choose another place",
+    errno.EPERM: "check the permissions, or choose another place",
+    errno.EROFS: "choose another place",
+    errno.ENOSPC: "make room and try again; --resume continues a run",
+    errno.EDQUOT: "make room and try again; --resume continues a run",
+}
+"""What the operating system refuses, and what to do."""
+
+
+def _short(path: str) -> str:
+    return path if len(path) <= 200 else f"{path[:100]}…{path[-50:]}"
 
 
 class _Messages(logging.Handler):

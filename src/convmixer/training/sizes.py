@@ -48,6 +48,11 @@ def few_steps_hint(config: RunConfig, info: DatasetInfo) -> str | None:
     steps = info.sizes["train"] // batch
     if steps >= _FEW_STEPS:
         return None
+    if (config.train.batch_size or 0) > batch:
+        return (
+            f"--batch-size {config.train.batch_size} is more than the {batch:,} training images: an epoch has 1 step "
+            "only, with all of them; with a smaller one it will learn more."
+        )
     count = f"{steps} step{'s' if steps > 1 else ''}"
     return f"An epoch has {count} only with batches of {batch}: with a smaller --batch-size it will learn more."
 

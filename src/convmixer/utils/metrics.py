@@ -92,7 +92,7 @@ class Evaluation:
         ``true``, ``predicted`` and ``images``, three lists of equal length.
         """
         confusion: Any = self.confusion.tolist() if len(self.confusion) <= _DENSE_CLASSES else _cells(self.confusion)
-        return dataclasses.asdict(dataclasses.replace(self, confusion=np.zeros((0, 0)))) | {"confusion": confusion}
+        return dataclasses.asdict(self) | {"confusion": confusion}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
