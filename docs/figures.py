@@ -153,6 +153,23 @@ def track_table() -> str:
     return "\n".join([*lines, "", f"`{names[1]}` - `{names[0]}`, runs with the same seed: {told}, {len(base)} seeds."])
 
 
+def finetune_table() -> str:
+    """Few pictures, from random and from trained weights: test accuracy by seed, and differences to the first row."""
+    runs: dict[str, dict[int, float]] = {}
+    for record in _records("cpu", "finetune"):
+        if record["setting"] != "backbone":
+            runs.setdefault(record["setting"], {})[record["seed"]] = 100 * record["test_accuracy"]
+    base = next(iter(runs.values()))
+    lines = ["| start | test, by seed | mean, 95 % | minus the first row, 95 % |", "| --- " * 4 + "|"]
+    for name, values in runs.items():
+        each = ", ".join(f"{value:.1f}" for value in values.values())
+        mean, difference = mean_interval(values.values()), paired_difference(values, base)
+        assert difference is not None
+        told = "" if values is base else f"{difference.mean:+.1f} ± {difference.half_width:.1f} points"
+        lines.append(f"| {name} | {each} | {mean.mean:.1f} ± {mean.half_width:.1f} % | {told} |")
+    return "\n".join(lines)
+
+
 def recipe_search(small: bool) -> str:
     """The runs that the recipes were chosen by, of the small network or of 256/8, best first."""
     runs = [r for r in _records("gpu", "recipe-search") if ("dim" in r["changes"]) == small]
@@ -320,6 +337,7 @@ def _purpose(path: Path) -> str:
 MADE: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {"claims": claims, "study": study},
     ROOT / "docs" / "architecture.md": {"rooms": rooms},
+    ROOT / "docs" / "finetuning.md": {"finetune": finetune_table},
     ROOT / "docs" / "models.md": {"models": models_table},
     ROOT / "results" / "cpu" / "bench" / "README.md": {
         "records": partial(bench_records, "cpu"),
@@ -330,6 +348,7 @@ MADE: dict[Path, dict[str, Callable[[], str]]] = {
         "sweep": partial(sweep_table, "sweep.json"),
     },
     ROOT / "results" / "cpu" / "track" / "README.md": {"track": track_table},
+    ROOT / "results" / "cpu" / "finetune" / "README.md": {"finetune": finetune_table},
     ROOT / "results" / "gpu" / "README.md": {
         "records": partial(bench_records, "gpu"),
         "augmentation": partial(augmentation, "gpu"),
