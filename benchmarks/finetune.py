@@ -14,7 +14,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compact import merge
+from compact import merge
 
 import convmixer
 from convmixer.runs import RunDir
