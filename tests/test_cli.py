@@ -84,6 +84,7 @@ def test_help_shows_the_defaults_of_the_recipe(convmixer: Run) -> None:
 TINY = ("--dataset", "digits", "--dim", 8, "--depth", 1, "--kernel-size", 3, "--epochs", 1, "--device", "cpu")
 
 
+@pytest.mark.slow
 def test_train_prints_a_table_or_json(convmixer: Run) -> None:
     status, out, err = convmixer("train", *TINY, "--out", "table")
     assert status == 0
@@ -109,6 +110,7 @@ def test_without_out_a_new_directory_is_named_after_the_run(convmixer: Run) -> N
     assert Path(json.loads(out)["run"]) == names[1]
 
 
+@pytest.mark.slow
 def test_flags_recipe_and_config_file(convmixer: Run) -> None:
     convmixer("train", *TINY, "--recipe", "reference", "--weight_decay", 0.5, "--model=convmixer_rh", "--out", "a")
     config = RunDir("a").config()
@@ -188,6 +190,7 @@ def test_the_documents_import(repository: Path) -> None:
 # Evaluation and prediction
 
 
+@pytest.mark.slow
 def test_evaluate(convmixer: Run, trained: Path) -> None:
     status, out, err = convmixer("evaluate", trained)
     assert status == 0
@@ -286,6 +289,7 @@ def test_a_search_without_a_winner_fails(convmixer: Run) -> None:
 # Lists
 
 
+@pytest.mark.slow
 def test_models(convmixer: Run) -> None:
     status, out, _ = convmixer("models", "--json")
     rows = {row["model"]: row for row in json.loads(out)}

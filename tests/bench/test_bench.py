@@ -63,6 +63,7 @@ def test_records_of_a_small_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "÷ plain+fp16" in format_table(with_fp16)
 
 
+@pytest.mark.slow
 def test_speeds_and_ratios_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three rounds in which the machine slows down: the ratio within a round is what counts."""
     seconds = {"plain": [2.0, 4.0, 6.0], "fast": [1.0, 1.0, 2.0], "timm": []}

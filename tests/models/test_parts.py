@@ -56,6 +56,7 @@ def test_one_line_adds_a_head_and_one_a_branch(
     assert "A toy: the mean over a window" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("branch", BRANCHES)
 def test_any_head_goes_with_any_branch(head: str, branch: str, tmp_path: Path, digits: Dataset) -> None:

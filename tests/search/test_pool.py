@@ -36,6 +36,7 @@ def test_a_finished_run_is_read_not_repeated(tmp_path: Path, digits: Dataset) ->
     assert starts(pool.path(config)) == 1
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_a_run_of_its_own(tmp_path: Path, digits: Dataset) -> None:
     config = tiny_config(seed=3, dropout=0.2)
     alone = train(config, tmp_path / "alone", dataset=digits)
