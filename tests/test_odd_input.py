@@ -23,7 +23,10 @@ LONG = "x" * 5000
     [
         (("--dim", "9" * 20), f"--dim: {'9' * 20} is out of range; give a value from 1 to 2147483647."),
         (("--image-size", 10**12), f"--image-size: {10**12} is out of range; give a value from 1 to 2147483647."),
-        (("--dim", 2**31 - 1, "--depth", 1), "training needs more memory than there is; choose a smaller --batch-size"),
+        (
+            ("--dim", 2**31 - 1, "--depth", 1),
+            "convmixer train needs more memory than there is; choose a smaller --batch-size",
+        ),
         (("--out", LONG), "File name too long"),
         (("--config", LONG), "File name too long"),
         (("--dataset", f"folder:{LONG}"), "there is no folder xxx"),

@@ -26,6 +26,7 @@ from convmixer.cli.output import ERRORS
 from convmixer.cli.parsing import RULES, current_flag
 from convmixer.errors import InputError, Interrupted
 from convmixer.records import checked, deferred_checks
+from convmixer.runtime.memory import enough_memory
 from convmixer.runtime.signals import leave_imports_at_once
 from convmixer.version import __version__
 
@@ -46,8 +47,9 @@ def _run(arguments: list[str]) -> int:
     try:
         if (answered := _without_command(arguments)) is not None:
             return answered
-        command = _parse(arguments)
-        status: int = command.execute()
+        command, name = _parse(arguments), arguments[0]
+        with enough_memory(f"convmixer {name}", COMMANDS[name].less_memory):
+            status: int = command.execute()
         return status
     except InputError as error:
         ERRORS.print(f"convmixer: {error.with_flags()}", style="red")

@@ -19,6 +19,8 @@ class Command:
     examples: tuple[str, ...]
     common: tuple[str, ...] = ()
     """Options that help shows first; empty if there are few of them."""
+    less_memory: str = "close other programs, or take a machine with more"
+    """What to do where memory is short."""
 
     def load(self) -> Any:
         """The class."""
@@ -26,6 +28,10 @@ class Command:
         return getattr(importlib.import_module(f"convmixer.cli.{module}"), name)
 
 
+_LESS = (
+    "choose a smaller --batch-size, or have parts of a batch go through the model one after the other with "
+    "--accumulate; --dim, --depth and --image-size count as well"
+)
 _RUN = ("dataset", "model", "recipe", "epochs", "batch-size", "lr", "weight-decay", "seed", "out", "device", "json")
 
 COMMANDS: dict[str, Command] = {
@@ -39,11 +45,13 @@ COMMANDS: dict[str, Command] = {
             "train --dataset folder:pictures --init-from my-run --recipe finetune",
         ),
         (*_RUN, "init-from", "config", "resume", "dry-run"),
+        less_memory=_LESS,
     ),
     "evaluate": Command(
         "use:Evaluate",
         "accuracy, calibration, classes and mistakes of a run",
         ("evaluate my-run", "evaluate my-run --dataset folder:other-pictures"),
+        less_memory="choose a smaller --batch-size",
     ),
     "predict": Command(
         "use:Predict",

@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 from convmixer.errors import InputError
 
 _WORDS = re.compile(r"can't allocate memory|out of memory|not enough memory|storage size calculation overflowed", re.I)
@@ -19,7 +17,6 @@ def enough_memory(what: str, advice: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not (known or _WORDS.search(str(error))):
+        if not (isinstance(error, MemoryError) or _WORDS.search(str(error))):  # PyTorch's are RuntimeErrors
             raise
         raise InputError(f"{what} needs more memory than there is; {advice}.") from error

@@ -26,7 +26,6 @@ from convmixer.runs.data import absolute_place, load_own_data
 from convmixer.runtime.allocator import prepared_cpu
 from convmixer.runtime.device import choose_device, dtype_name, has_bfloat16
 from convmixer.runtime.environment import describe_environment
-from convmixer.runtime.memory import enough_memory
 from convmixer.runtime.signals import Interruption
 from convmixer.runtime.terminal import Terminal
 from convmixer.training.build import new_model
@@ -37,11 +36,6 @@ from convmixer.training.observers import Observers, PrunedError, RunObserver, Ru
 from convmixer.training.sizes import few_steps_hint, fit_batch
 from convmixer.training.tracking import Tracking, require_packages
 from convmixer.version import __version__
-
-_LESS_MEMORY = (
-    "choose a smaller `batch_size`, or have parts of a batch go through the model one after the other with "
-    "`accumulate`; `dim`, `depth` and `image_size` count as well"
-)
 
 
 def train(
@@ -86,7 +80,7 @@ def train(
         config = run_config(**config)
     if fits and resume and (run.path / "config.json").exists():
         config, fits = config.replace(batch_size=run.config().train.batch_size), False
-    with run.locked(), run.record_error(), prepared_cpu(), enough_memory("training", _LESS_MEMORY):
+    with run.locked(), run.record_error(), prepared_cpu():
         ended = run.check_can_use(config, resume=resume)
         if ended and (ended.status != "pruned" or keep_pruned):
             return ended
