@@ -180,6 +180,41 @@ def test_a_damaged_checkpoint_falls_back_and_ends_the_same(tmp_path: Path, digit
     assert equal(outcome(run_loop(tmp_path / "stopped", digits, RunObserver())), expected)
 
 
+def test_a_finished_run_of_a_constant_schedule_goes_on_to_more_epochs(tmp_path: Path, digits: Dataset) -> None:
+    """It ends as one that had all epochs from the beginning."""
+    config = tiny_config(batch_size=64, schedule="constant", warmup_epochs=1, epochs=5, ema_decay=0.9)
+    train(config, tmp_path / "whole", dataset=digits, artifacts=False)
+    first = train(config.replace(epochs=3), tmp_path / "run", dataset=digits, artifacts=False)
+    assert (first.status, first.epochs) == ("finished", 3)
+    train(config, tmp_path / "run", dataset=digits, resume=True, artifacts=False)
+    assert_same_result(tmp_path / "run", tmp_path / "whole")
+    assert RunDir(tmp_path / "run").config() == config
+    evaluations = [json.loads((tmp_path / name / "evaluation_test.json").read_text()) for name in ("run", "whole")]
+    unlike = {"run": "", "images_per_second": 0}
+    assert evaluations[0] | unlike == evaluations[1] | unlike
+
+
+@pytest.mark.parametrize(
+    ("changes", "epochs", "reason"),
+    [
+        ({"schedule": "cosine"}, 3, "cosine schedule has taken the learning rate to 0 in epoch 2"),
+        ({"schedule": "constant"}, 1, "has trained 2 epochs already"),
+        ({"schedule": "constant", "warmup_epochs": 1.5}, 3, "its warm-up was cut to 1 epochs"),
+        ({"schedule": "constant", "image_size_start": 4}, 3, "sizes of its images"),
+        ({"schedule": "constant", "batch_size": 100}, 4, "evaluated with statistics of batch normalisation"),
+    ],
+)
+def test_a_finished_run_that_cannot_go_on_stays_as_it_is(
+    tmp_path: Path, digits: Dataset, changes: dict[str, Any], epochs: int, reason: str
+) -> None:
+    config = tiny_config(**changes)
+    train(config, tmp_path, dataset=digits, artifacts=False)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(InputError, match=reason):
+        train(config.replace(epochs=epochs), tmp_path, dataset=digits, resume=True)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
 # Real processes
 
 ARGUMENTS = [

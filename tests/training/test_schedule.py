@@ -54,6 +54,14 @@ def test_linear_is_piecewise_linear(epochs: int, steps: int, warmup: float, data
     assert learning_rate(config, step, steps) == pytest.approx(expected, abs=1e-12)
 
 
+@given(epochs=st.integers(1, 200), steps=st.integers(1, 50), warmup=st.floats(0, 10), data=st.data())
+def test_constant_warms_up_and_stays(epochs: int, steps: int, warmup: float, data: st.DataObject) -> None:
+    config = TrainConfig(schedule="constant", lr=0.05, epochs=epochs, warmup_epochs=warmup)
+    step = data.draw(st.integers(0, epochs * steps - 1))
+    expected = np.interp((step + 1) / steps, [0, min(warmup, epochs / 2), epochs], [0, 0.05, 0.05])
+    assert learning_rate(config, step, steps) == pytest.approx(expected, abs=1e-12)
+
+
 def test_onecycle_is_pytorchs() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     total = 1000
@@ -67,7 +75,7 @@ def test_onecycle_is_pytorchs() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("schedule", ["cosine", "triangular", "linear", "onecycle"])
+@pytest.mark.parametrize("schedule", ["cosine", "triangular", "linear", "onecycle", "constant"])
 def test_the_rate_reaches_the_optimiser_at_every_step(
     tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch, schedule: str
 ) -> None:

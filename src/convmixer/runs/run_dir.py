@@ -154,6 +154,8 @@ class RunDir:
     def check_can_use(self, config: RunConfig, *, resume: bool) -> Summary | None:
         """Checks that a run with ``config`` may use this directory; returns the summary of one that has ended.
 
+        None, too, if the run has ended but can go on, because ``config`` has more epochs and begins with the same ones.
+
         Raises:
             InputError: it holds other files, or a run and ``resume`` is not set, or one with another configuration.
         """
@@ -172,11 +174,12 @@ class RunDir:
         if summary is None and all(c.data.dataset.startswith("folder:") for c in (own, config)):
             config = config.replace(dataset=own.data.dataset)  # folders move; the fingerprint says what is in them
         if summary is not None and config == own.replace(epochs=config.train.epochs) != own:
+            reason = own.why_not_longer(config.train.epochs) if summary.status == "finished" else "it cannot go on"
+            if not reason:
+                return None
             raise InputError(
-                f"{self.path}: holds a {summary.status} run, and its {own.train.schedule} schedule has taken the "
-                f"learning rate to 0 in epoch {own.train.epochs}: with another number of epochs, all its learning "
-                "rates would have been others. Train anew into another --out, or start there from this run's weights "
-                f"with --init-from {self.path}."
+                f"{self.path}: holds a {summary.status} run, and {reason}. Train anew into another --out, or start "
+                f"there from this run's weights with --init-from {self.path}."
             )
         if differences := config_differences(own, config):
             raise InputError(
@@ -213,8 +216,9 @@ class RunDir:
             lock.release()
 
     def reopen(self) -> None:
-        """Makes a run that has ended one that has not."""
-        (self.path / "summary.json").unlink(missing_ok=True)
+        """Makes a run that has ended one that has not: its checkpoint stays, what follows from it goes."""
+        for file in (self.path / "summary.json", self.weights, *self.path.glob("evaluation_*.json")):
+            file.unlink(missing_ok=True)
 
     @contextmanager
     def record_error(self) -> Iterator[None]:

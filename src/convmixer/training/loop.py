@@ -15,8 +15,9 @@ from convmixer.inference.evaluate import loss_and_accuracy
 from convmixer.inference.torch_predictor import TorchPredictor
 from convmixer.models import ConvMixer
 from convmixer.runs import EpochRecord
-from convmixer.runtime.device import choose_precision
+from convmixer.runtime.device import autocast, choose_precision
 from convmixer.runtime.world import SingleProcess, World
+from convmixer.training.batch_norm import is_precise, with_precise_statistics
 from convmixer.training.build import settled_engine, train_batches
 from convmixer.training.graph import GraphedStep
 from convmixer.training.observers import Progress, RunObserver
@@ -64,7 +65,8 @@ class TrainingLoop:
         graphed = device.type == "cuda" and config.train.cuda_graph
         self.run_update: TrainStep | GraphedStep = GraphedStep(self.update) if graphed else self.update
         engine = settled_engine(model, self.batches, config.train, self.precision, captured=graphed)
-        self.state = TrainState(self.update, config, dataset.info.fingerprint, engine)
+        precise_bn = is_precise(config.train, len(self.batches))
+        self.state = TrainState(self.update, config, dataset.info.fingerprint, engine, precise_bn)
         self._set_engine()
         # The split that chooses the epoch; without one the last epoch is taken.
         self.selection = "test" if config.protocol == "original" else "val" if "val" in dataset.splits else None
@@ -76,9 +78,18 @@ class TrainingLoop:
             model.set_engine(self.state.engine)
 
     def _models(self) -> dict[str, ConvMixer]:
-        """The models to evaluate, by the prefix of their metrics' names; the last one is chosen from and kept."""
+        """The models that are trained, by the prefix of their metrics' names; the last one is chosen from and kept."""
         ema = self.update.ema
         return {"": self.model} | ({"ema_": ema.model} if ema is not None else {})
+
+    def _models_to_evaluate(self) -> dict[str, ConvMixer]:
+        """The same ones, or copies with statistics of their own."""
+        models = self._models()
+        if self.state.precise_bn:
+            with autocast(self.device, self.precision):
+                images, normalize = self.batches.images, self.batches.normalize
+                models = {name: with_precise_statistics(model, images, normalize) for name, model in models.items()}
+        return models
 
     def restore(self, state: dict[str, Any]) -> str:
         """Goes on from a checkpoint's ``state``; see :meth:`TrainState.load_state_dict`."""
@@ -162,16 +173,17 @@ class TrainingLoop:
     def _record(self) -> EpochRecord:
         """Evaluates after the last step of an epoch and keeps the weights if they are the best."""
         epoch, settings = self.state.epoch + 1, self.config.train
-        due = epoch % settings.eval_every == 0 or epoch == settings.epochs
+        due = not self.selection or epoch % settings.eval_every == 0 or epoch == settings.epochs
+        models = self._models_to_evaluate() if due else {}
         metrics: dict[str, float] = {}
-        for prefix, model in self._models().items() if self.selection and due else ():
+        for prefix, model in models.items() if self.selection else ():
             metrics |= self._evaluate(f"{prefix}{self.selection}", model)
         loss, accuracy, rate = self.state.running_means(self.batches.batch_size)
         metrics |= {"train_loss": loss, "train_accuracy": accuracy, "seconds": self.state.seconds}
         lr = self._learning_rate(len(self.batches) - 1)
         record = EpochRecord(epoch=epoch, lr=lr, images_per_second=rate, **metrics)
-        if due or not self.selection:
-            self.state.best.consider(record, list(self._models().values())[-1])
+        if models:
+            self.state.best.consider(record, list(models.values())[-1])
         return record
 
     def _evaluate(self, name: str, model: ConvMixer) -> dict[str, float]:

@@ -19,8 +19,7 @@ def lr_scale(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
     The schedule is read at the end of the step, so that the first step moves and the last ends the schedule.
     """
     epoch = (step + 1) / steps_per_epoch
-    schedules = {"cosine": _cosine, "linear": _linear, "triangular": _triangular, "onecycle": _onecycle}
-    return schedules[config.schedule](config, epoch)
+    return _SCHEDULES[config.schedule](config, epoch)
 
 
 def _cosine(config: TrainConfig, epoch: float) -> float:
@@ -56,6 +55,20 @@ def _onecycle(config: TrainConfig, epoch: float) -> float:
     return _half_cosine((position - peak_at) / (1 - peak_at), 1.0, end)
 
 
+def _constant(config: TrainConfig, epoch: float) -> float:
+    """Linear warm-up, at most half of the run, then the peak."""
+    return min(epoch / min(config.warmup_epochs, config.epochs / 2), 1.0) if config.warmup_epochs else 1.0
+
+
 def _half_cosine(position: float, start: float, end: float) -> float:
     """From ``start`` at 0 to ``end`` at 1, level at both."""
     return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * position))
+
+
+_SCHEDULES = {
+    "cosine": _cosine,
+    "linear": _linear,
+    "triangular": _triangular,
+    "onecycle": _onecycle,
+    "constant": _constant,
+}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convmixer.config import Engine, RunConfig
+from convmixer.config import Engine, RunConfig, later_defaults
 from convmixer.errors import InputError
 from convmixer.runs import EpochRecord
 from convmixer.training.step import TrainStep
@@ -49,10 +49,14 @@ class TrainState:
         config: the run; a checkpoint of another one is refused.
         fingerprint: of the data, which have to be the same when a run goes on.
         engine: how the model is executed, to the end of the run.
+        precise_bn: whether evaluations estimate the statistics of batch normalisation anew, to the end of the run.
     """
 
-    def __init__(self, update: TrainStep, config: RunConfig, fingerprint: str, engine: Engine) -> None:
-        self.update, self.fingerprint, self.engine = update, fingerprint, engine
+    def __init__(
+        self, update: TrainStep, config: RunConfig, fingerprint: str, engine: Engine, precise_bn: bool
+    ) -> None:
+        self.update, self.config, self.fingerprint = update, config, fingerprint
+        self.engine, self.precise_bn = engine, precise_bn
         self.identity = {name: value for name, value in config.identity().items() if name != "dataset"}  # may move
         self.epoch, self.step = 0, 0  # finished epochs, and finished steps of the one after
         self.seconds = 0.0  # spent in these steps
@@ -91,6 +95,7 @@ class TrainState:
             "fingerprint": self.fingerprint,
             "threads": torch.get_num_threads(),
             "engine": self.engine,
+            "precise_bn": self.precise_bn,
             **self.update.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
@@ -105,9 +110,13 @@ class TrainState:
         Raises:
             InputError: it is of another run, or the data are not those that the run began with.
         """
-        theirs = state.get("identity", self.identity)  # version 0.1 did not write it
-        if theirs != self.identity:
-            names = [name for name in self.identity if theirs.get(name) != self.identity[name]]
+        theirs = {**later_defaults(), **state.get("identity", self.identity)}  # version 0.1 did not write it
+        names = [name for name in self.identity if theirs.get(name) != self.identity[name]]
+        if names == ["epochs"] and not self.config.replace(epochs=theirs["epochs"]).why_not_longer(
+            self.config.train.epochs
+        ):
+            names = []
+        if names:
             differences = ", ".join(f"{name} {theirs.get(name)} instead of {self.identity[name]}" for name in names)
             raise InputError(
                 f"The checkpoint is of another run ({differences}); put back the run's own, or choose another --out."
@@ -116,12 +125,18 @@ class TrainState:
             raise InputError(
                 "--dataset: the images are not those that this run began with; put them back, or choose another --out."
             )
+        precise_bn = state.get("precise_bn", False)  # which versions without it did not know
+        if precise_bn != self.precise_bn and theirs["epochs"] != self.config.train.epochs:
+            raise InputError(
+                f"With {theirs['epochs']} epochs it has so few steps that its epochs were evaluated with statistics of "
+                "batch normalisation estimated anew (`precise_bn`), and those to come would not be; train anew."
+            )
         device = self.update.device
         self.update.load_state_dict(state)
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None and device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], device)
-        self.engine = state["engine"]
+        self.engine, self.precise_bn = state["engine"], precise_bn
         for name in _POSITION:
             setattr(self, name, state["position"][name])
         self.records = [EpochRecord(**record) for record in state["records"]]

@@ -59,7 +59,7 @@ def train(
         out: directory to write; see :mod:`convmixer.runs.run_dir` for what it will hold.
         resume: continue the run in ``out`` from its newest checkpoint; the end is as if nothing had happened (on a CPU,
             with the same number of threads, bit for bit). A new directory is started, a finished run is left as it is
-            and its summary returned.
+            and its summary returned; with more epochs and the schedule constant it goes on.
         dataset: the data that ``config.data`` names, if already loaded.
         console: where progress is shown; nowhere by default.
         artifacts: draw figures and tell the trackers, which takes longer than a tiny run.
@@ -86,7 +86,6 @@ def train(
             return ended
         trackers = config.train.trackers() if artifacts else ()
         require_packages(trackers)
-        run.reopen()
         device = choose_device(config.train.device)
         place = config.data
         dataset = dataset or _load_data(config, run, console)
@@ -101,6 +100,7 @@ def train(
         loop = TrainingLoop(config, dataset, model.freeze(config.train.freeze), device)
         if resume:
             _restore(loop, run, console)
+        run.reopen()
         run.write_json("config.json", config.to_dict())
         run.write_json("dataset.json", dataset.info.to_dict())
         if initial:
@@ -169,6 +169,12 @@ def _hints(loop: TrainingLoop) -> Iterator[str]:
     """What the user may want to change, a sentence each."""
     if hint := few_steps_hint(loop.config, loop.dataset.info):
         yield hint
+    if loop.state.precise_bn and loop.config.train.precise_bn is None:
+        steps = loop.config.train.epochs * len(loop.batches)
+        yield (
+            f"The run has {steps} steps only: statistics of batch normalisation are estimated anew for every "
+            "evaluation (--precise-bn False uses their running averages)."
+        )
     in_float32 = loop.config.train.precision == "auto" and loop.precision == torch.float32
     if in_float32 and loop.state.engine == "fast" and has_bfloat16(loop.device):
         yield "This CPU has instructions for bfloat16: with --precision bfloat16 it trains faster."
