@@ -418,7 +418,7 @@ def test_a_run_that_is_not_finished_cannot_be_used(convmixer: Run, trained: Path
 
 @pytest.mark.slow
 def test_an_internal_failure_is_not_bad_input(repository: Path) -> None:
-    code = "import convmixer.cli as c, convmixer.cli.defaults as d; d.run_config = lambda *a, **b: 1 / 0; c.main(['train'])"
+    code = "import convmixer.cli as c, convmixer.cli.defaults as d; d.run_config = lambda *a: 1 / 0; c.main(['train'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
