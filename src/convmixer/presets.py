@@ -8,6 +8,7 @@ from typing import Any
 
 from convmixer.config import AugmentConfig, DataConfig, ModelConfig, RunConfig, TrainConfig
 from convmixer.errors import InputError, nearest
+from convmixer.manifest import read_record
 from convmixer.records import read_json
 
 
@@ -179,6 +180,7 @@ def _trained_with(source: str) -> tuple[str, ModelConfig, DataConfig]:
     file = Path(source) / "config.json"
     if not file.is_file():
         return _preset("convmixer")
+    read_record(file), read_record(file.with_name("dataset.json"))  # as they were written, or refused
     config = RunConfig.from_dict(read_json(file), where=str(file))
     description = read_json(file.with_name("dataset.json"))
     side = description.get("image_size") if isinstance(description, dict) else None

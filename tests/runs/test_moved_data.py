@@ -15,6 +15,7 @@ from PIL import Image
 from convmixer.data import Dataset
 from convmixer.errors import InputError, Interrupted
 from convmixer.inference import evaluate_run, load
+from convmixer.manifest import Manifest
 from convmixer.runs import RunDir
 from convmixer.training import train
 from convmixer.training.observers import RunObserver
@@ -98,6 +99,7 @@ def test_a_set_with_other_order_of_classes_is_relabelled(home: Path) -> None:
     values["classes"].reverse()
     values["fingerprint"] = "0"
     (home / "run" / "dataset.json").write_text(json.dumps(values))
+    Manifest(home / "run").accept()
     with pytest.raises(InputError, match="these are not the images"):
         evaluate_run(home / "run")
     draw(home / "again")
@@ -145,6 +147,7 @@ def test_a_received_run_downloads_nothing_and_makes_no_folder(convmixer: Run, ho
     values["data"] |= {"dataset": "cifar10", "data_dir": str(tmp_path / "data"), "source": "http://localhost:1/"}
     (home / "run" / "config.json").write_text(json.dumps(values))
     (home / "run" / "environment.json").unlink()
+    Manifest(home / "run").accept()
     status, _, err = convmixer("evaluate", home / "run")
     assert status == 2
     assert "nothing was to be downloaded" in err

@@ -111,4 +111,9 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     run.write_json("config.json", tiny_config().to_dict())
     (tmp_path / ".metrics.jsonl.0123abcd.tmp").write_text("half a li")
     with run.locked():
-        assert {path.name for path in tmp_path.iterdir()} == {".lock", "config.json"}
+        assert {path.name for path in tmp_path.iterdir()} == {
+            ".lock",
+            ".manifest.lock",
+            "config.json",
+            "manifest.json",
+        }

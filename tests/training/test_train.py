@@ -45,6 +45,8 @@ FILES = {
     "learning_curve.png",
     "tensorboard",
     ".lock",
+    "manifest.json",
+    ".manifest.lock",
 }
 
 
@@ -367,7 +369,7 @@ def test_an_observer_ends_a_run(tmp_path: Path, digits: Dataset) -> None:
     assert seen == RunDir(tmp_path / "run").metrics()
     with pytest.raises(InputError, match="the run is pruned"):
         read_test_set(tmp_path / "run")
-    (tmp_path / "run" / "summary.json").unlink()  # as if killed between the epoch and the decision: it comes again
+    RunDir(tmp_path / "run").reopen()  # as if killed between the epoch and the decision: it comes again
     seen.clear()
     watcher = EpochWatcher(watch)
     assert train(tiny_config(epochs=4), tmp_path / "run", dataset=digits, resume=True, observer=watcher) == summary

@@ -90,6 +90,11 @@ COMMANDS: dict[str, Command] = {
         ("data digits", "data folder:pictures --sheet samples.png"),
         ("data-dir", "source", "image-size", "sheet", "recipe", "json"),
     ),
+    "verify": Command(
+        "verify:Verify",
+        "whether the files of runs, searches and studies are as they were written",
+        ("verify my-run", "verify results", "verify my-run --accept"),
+    ),
     "models": Command("tools:Models", "the models, with what each is for", ("models",)),
     "recipes": Command("tools:Recipes", "the recipes, and the settings of one", ("recipes", "recipes strong")),
     "bench": Command("tools:Bench", "speed of the engines on this machine", ("bench", "bench --models convmixer")),

@@ -9,6 +9,7 @@ from typing import Any
 
 from convmixer.config import RunConfig, field_owners, sections
 from convmixer.errors import InputError
+from convmixer.manifest import read_record
 from convmixer.presets import run_config
 from convmixer.records import read_json
 
@@ -54,6 +55,7 @@ def read_config(path: Path) -> tuple[RunConfig, bool]:
         InputError: no such file, a file of another kind, an unknown field or an impossible value.
     """
     file = path / "config.json" if path.is_dir() else path
+    read_record(file)  # a run's own is what was written, or refused
     values = _read_yaml(file) if file.suffix.lower() in (".yaml", ".yml") else read_json(file)
     if not isinstance(values, dict):
         raise InputError(f'{file}: expected settings by name, such as {{"epochs": 3}}, got {values!r}.')

@@ -76,11 +76,18 @@ class Evaluate:
                 markup=False,
             )
         _say_unfinished(self.run, evaluation.unfinished_epoch)
-        files = write_evaluation(evaluation)
         if self.json:
             print_json(evaluation.to_dict())
         else:
             _print_evaluation(evaluation)
+        try:
+            files = write_evaluation(evaluation)
+        except OSError as error:  # the figures are printed
+            raise InputError(
+                f"{self.run}: the evaluation could not be kept ({error.strerror or error}); allow writing there, or "
+                "copy the run to where it is allowed."
+            ) from None
+        if not self.json:
             ERRORS.print("Written: " + ", ".join(str(file) for file in files))
         return 0
 

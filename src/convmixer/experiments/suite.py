@@ -14,7 +14,7 @@ from convmixer.config import DataConfig, RunConfig
 from convmixer.errors import InputError
 from convmixer.experiments.definition import Experiment, PlannedRow, Profile, Search, base_config, plan
 from convmixer.experiments.progress import StudyProgress
-from convmixer.files import write_atomic
+from convmixer.manifest import MARK, Manifest, read_record
 from convmixer.runs import Summary
 from convmixer.runtime.terminal import Terminal
 from convmixer.search.grid_search import grid_search
@@ -72,9 +72,11 @@ class Suite:
             records[self._path(experiment.name)] = self._record(experiment, rows)
         for path, record in records.items():
             _check_same_study(path, record)
-        for path, record in records.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+        if records:
+            manifest = Manifest(study.out / "experiments")
+            manifest.folder.mkdir(parents=True, exist_ok=True)
+            texts = {path.name: json.dumps(r | MARK, indent=2, allow_nan=False) + "\n" for path, r in records.items()}
+            manifest.write(texts)
 
     def run(self) -> list[RunCrashedError]:
         """Trains what is missing, all rows with one seed before the next seed, then searches; returns what crashed.
@@ -156,10 +158,11 @@ class Suite:
 
 
 def _check_same_study(path: Path, record: dict[str, Any]) -> None:
-    if not path.exists():
+    content = read_record(path)
+    if content is None:
         return
     try:
-        old = json.loads(path.read_text(encoding="utf-8"))
+        old = json.loads(content)
         differences = [
             f"{key} {old[key]}, not {record[key]}" for key in ("profile", "dataset") if old[key] != record[key]
         ]

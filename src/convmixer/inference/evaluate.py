@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from convmixer.config import Device, Engine, Precision, Tta
 from convmixer.data import Dataset, Split
 from convmixer.errors import InputError
-from convmixer.files import write_atomic
 from convmixer.inference.gallery import Gallery
 from convmixer.inference.predictor import Predictor
 from convmixer.inference.torch_predictor import TorchPredictor
 from convmixer.inference.tta import View, itself, views
+from convmixer.manifest import Manifest
 from convmixer.runs import RunDir
 from convmixer.runs.data import LabelledImages, load_images
 from convmixer.runtime.device import dtype_name
@@ -252,7 +252,7 @@ def write_evaluation(evaluation: RunEvaluation, *, pictures: bool = True) -> lis
     """Keeps an evaluation in its run directory: the figures as JSON; confusion matrix, calibration, mistakes as PNG."""
     folder, figures = Path(evaluation.run), evaluation.figures
     files = [folder / f"{name}_{evaluation.name}{suffix}" for name, suffix in _EVALUATION_FILES]
-    write_atomic(files[0], json.dumps(evaluation.to_dict(), indent=2, allow_nan=False) + "\n")
+    Manifest(folder).write({files[0].name: json.dumps(evaluation.to_dict(), indent=2, allow_nan=False) + "\n"})
     if not pictures:
         return files[:1]
     from convmixer.utils.visualization import calibration_diagram, confusion_matrix, save_figure

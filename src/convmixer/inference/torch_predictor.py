@@ -19,7 +19,7 @@ from convmixer.inference.predictor import ImageInput
 from convmixer.models import ConvMixer, build_model, load_weights
 from convmixer.models.weights import describe_mismatch
 from convmixer.runs import RunDir, Status
-from convmixer.runs.checkpoint import DamagedCheckpointError, load_checkpoint
+from convmixer.runs.checkpoint import DamagedCheckpointError, another_run, load_checkpoint
 from convmixer.runtime.device import autocast, choose_device, choose_precision
 
 _CPU_BATCH, _GPU_BATCH = 500, 2500  # launching operations takes a GPU's time
@@ -87,7 +87,7 @@ class TorchPredictor:
 
 def _load_best_weights(model: ConvMixer, run: RunDir) -> int | None:
     """Loads them; returns their epoch if they are a checkpoint's, because the run has not finished."""
-    if run.weights.exists():
+    if run.has_weights():
         load_weights(model, run.weights)
         return None
     status = run.status()
@@ -98,6 +98,11 @@ def _load_best_weights(model: ConvMixer, run: RunDir) -> int | None:
     if state is None or not state["best"]:
         what = "train again, into another --out" if status in _ENDED else "continue it with --resume"
         raise InputError(f"{run.path}: has no weights of a finished epoch; the run is {status}, {what}.")
+    differences = another_run(state, run.config())
+    if differences or state.get("fingerprint", fingerprint := run.dataset().fingerprint) != fingerprint:
+        raise InputError(
+            f"{run.path}: the checkpoint is of another run ({differences or 'other images'}); put back the run's own."
+        )
     if mismatch := describe_mismatch(model.state_dict(), state["best"]):
         raise InputError(f"{run.path}: the checkpoint does not fit config.json: {mismatch}.")
     model.load_state_dict(state["best"])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from convmixer.errors import InputError
+from convmixer.manifest import Manifest, read_record
 
 _WRAPPERS = ("state_dict", "model", "state_dict_ema")  # where training scripts put the weights in what they save
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")  # of wrappers around the model
@@ -89,10 +90,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _read_safetensors(path: Path) -> Any:
-    from safetensors.torch import load_file
+    from safetensors.torch import load, load_file
 
     try:
-        return load_file(path)
+        return load(read_record(path) or b"") if Manifest(path.parent).path.exists() else load_file(path)
+    except InputError:
+        raise
     except Exception as error:  # any, as below
         raise InputError(f"{path}: cannot be read as weights ({_reason(error)}); is the file whole?") from error
 

@@ -20,6 +20,7 @@ from convmixer.config import ModelConfig, RunConfig
 from convmixer.data import DatasetInfo
 from convmixer.errors import InputError
 from convmixer.experiments import EXPERIMENTS, PublishedResult
+from convmixer.manifest import NAME, read_record
 from convmixer.report.records import ComparisonRow, ExperimentRecord, RunRow, SearchRecord
 from convmixer.runs import EpochRecord, RunDir, TrialRecord
 from convmixer.utils.metrics import Evaluation
@@ -102,7 +103,7 @@ def _walk(root: Path) -> tuple[list[str], list[str], list[str]]:
         if _SEARCH in files:
             searches.append(_joined(here, _SEARCH))
         if Path(folder).name == "experiments":
-            experiments += [_joined(here, name) for name in files if name.endswith(".json")]
+            experiments += [_joined(here, name) for name in files if name.endswith(".json") and name != NAME]
     return runs, sorted(experiments, key=_rank), searches
 
 
@@ -146,8 +147,10 @@ def _parsed(root: Path, file: str, parse: Callable[[str, Any], T], problems: lis
     """What ``parse`` makes of the folder that a file is about and of its content; a sentence if it is damaged."""
     folder = Path(file).parent if Path(file).name == _SEARCH else Path(file).parent.parent
     try:
-        return parse(folder.as_posix(), json.loads((root / file).read_text(encoding="utf-8")))
-    except (KeyError, TypeError, AttributeError, InputError) as error:
+        return parse(folder.as_posix(), json.loads(read_record(root / file) or b""))
+    except InputError as error:
+        problems.append(str(error).replace(f"{root}{os.sep}", ""))
+    except (KeyError, TypeError, AttributeError) as error:
         problems.append(f"{file}: is not as convmixer writes it ({error!r}).")
     except (OSError, ValueError) as error:
         problems.append(f"{file}: cannot be read as JSON ({error}).")

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convmixer.errors import InputError
+from convmixer.manifest import read_record
 from convmixer.report.collect import Run, Study
 from convmixer.report.compare import Trial, grouped, measured
 from convmixer.report.records import ComparisonRow, ExperimentRecord, SearchRecord, StudyRecord
@@ -280,11 +282,11 @@ def _featured(chosen: FeaturedRun, study: Study) -> Iterator[ReportFigure]:
 def learned_weights(path: Any) -> tuple[list[NDArray[np.float64]], NDArray[np.float64] | None]:
     """Depthwise kernels (dim, k, k) of each block, in order; patch embeddings (dim, C, p, p) where C is 1 or 3."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     try:
-        state = load_file(path)
-    except (OSError, SafetensorError):
+        state = load(read_record(path) or b"")
+    except (InputError, SafetensorError):
         return [], None
     blocks = {
         int(match[1]): weight[:, 0].double().numpy()

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from convmixer.config import RunConfig, later_defaults
 from convmixer.files import atomic_path, sync
 
 CURRENT = "checkpoint.pt"
@@ -42,7 +43,7 @@ def discard_damaged(folder: Path) -> None:
     """Removes a damaged newest checkpoint: the next one would otherwise take the place of the good one before it."""
     try:
         if (folder / CURRENT).exists():
-            _read(folder / CURRENT)
+            check_whole(folder / CURRENT)
     except DamagedCheckpointError:
         (folder / CURRENT).unlink()
 
@@ -58,7 +59,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
         path = folder / name
         if path.exists():
             try:
-                return _read(path), complaints
+                return read_state(path), complaints
             except DamagedCheckpointError as error:
                 complaints.append(str(error))
     if complaints:
@@ -66,10 +67,34 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     return None, complaints
 
 
-def _read(path: Path) -> dict[str, Any]:
+def another_run(state: dict[str, Any], config: RunConfig) -> str:
+    """What tells the run that a checkpoint's ``state`` is of from the one with ``config``; '' if it is of this one.
+
+    Where the data lie does not count: they may move. Nor does a number of epochs that the run may be extended to.
+    """
+    own = {name: value for name, value in config.identity().items() if name != "dataset"}
+    theirs = {**later_defaults(), **state.get("identity", own)}  # the first versions did not write it
+    names = [name for name in own if theirs.get(name) != own[name]]
+    if names == ["epochs"] and not config.replace(epochs=theirs["epochs"]).why_not_longer(config.train.epochs):
+        return ""
+    return ", ".join(f"{name} {theirs.get(name)} instead of {own[name]}" for name in names)
+
+
+def check_whole(path: Path) -> None:
+    """Raises DamagedCheckpointError if a checkpoint file's content is not what was written."""
+    _body(path)
+
+
+def _body(path: Path) -> bytes:
     content = path.read_bytes()
     body, seal = content[:-_SEAL_LENGTH], content[-_SEAL_LENGTH:]
     if seal != _SEAL + hashlib.sha256(body).hexdigest().encode():
         raise DamagedCheckpointError(f"{path} is damaged (its checksum does not match its content)")
+    return body
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What was saved, on the CPU. Raises DamagedCheckpointError if the file is not what was written."""
+    body = _body(path)
     state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     return state

@@ -12,6 +12,7 @@ evaluation_*.json  what the selected weights are worth on a split
 error.txt          the traceback of the failure that ended the last attempt, until another one succeeds
 tensorboard/       TensorBoard events: metrics, settings, pictures
 trackers.json      ids by which other trackers continue their records
+manifest.json      what of the above, other than checkpoints, error.txt and events, was written: SHA-256 and size
 """
 
 from __future__ import annotations
@@ -30,13 +31,15 @@ from convmixer.config import RunConfig
 from convmixer.data import DatasetInfo
 from convmixer.errors import InputError, Interrupted
 from convmixer.files import file_lock, is_locked, write_atomic
-from convmixer.records import build, read
+from convmixer.manifest import MARK, Manifest
+from convmixer.records import build
 from convmixer.runs.checkpoint import CURRENT, PREVIOUS
 from convmixer.runs.records import EpochRecord, InitialWeights, Status, Summary
 from convmixer.utils.metrics import Evaluation
 
 _ERROR = "error.txt"
 _LOCK = ".lock"
+_WEIGHTS = "model.safetensors"
 _LOCK_SECONDS = 0.2  # to acquire it: whoever asks for the status holds it for an instant
 
 
@@ -45,10 +48,11 @@ class RunBusyError(InputError):
 
 
 class RunDir:
-    """The files of one run. Reading raises InputError, with the path, where a file is missing or damaged."""
+    """The files of one run. Reading raises InputError, with the path, where a file is not what was written."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.manifest = Manifest(self.path)
 
     @classmethod
     def existing(cls, path: str | Path) -> Self:
@@ -61,7 +65,11 @@ class RunDir:
     @property
     def weights(self) -> Path:
         """``model.safetensors``, which is there once the run has finished."""
-        return self.path / "model.safetensors"
+        return self.path / _WEIGHTS
+
+    def has_weights(self) -> bool:
+        """Whether :attr:`weights` are there; what reads them checks what they are."""
+        return self.manifest.has(_WEIGHTS)
 
     def config(self) -> RunConfig:
         """``config.json``."""
@@ -73,25 +81,24 @@ class RunDir:
 
     def summary(self) -> Summary | None:
         """``summary.json``, or None if the run has not ended."""
-        if not (self.path / "summary.json").exists():
-            return None
-        return build(Summary, self._read("summary.json"), str(self.path / "summary.json"))
+        values = self._read("summary.json", optional=True)
+        return None if values is None else build(Summary, values, str(self.path / "summary.json"))
 
     def metrics(self) -> list[EpochRecord]:
         """The finished epochs in ``metrics.jsonl``."""
-        path = self.path / "metrics.jsonl"
+        path, content = self.path / "metrics.jsonl", self.manifest.read("metrics.jsonl") or b""
         try:
-            lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            lines = [json.loads(line) for line in content.decode().splitlines()]
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: does not hold a run's epochs ({error}).") from None
         return [build(EpochRecord, values, f"{path}: line {number}") for number, values in enumerate(lines, 1)]
 
     def evaluation(self, split: str = "test") -> Evaluation | None:
         """``evaluation_<split>.json``, or None if the split was not evaluated."""
         name = f"evaluation_{split}.json"
-        if not (self.path / name).exists():
+        values = self._read(name, optional=True)
+        if values is None:
             return None
-        values = self._read(name)
         try:
             return Evaluation.from_dict({field.name: values[field.name] for field in fields(Evaluation)})
         except (ValueError, KeyError, TypeError) as error:
@@ -99,12 +106,14 @@ class RunDir:
 
     def initial_weights(self) -> InitialWeights | None:
         """``init.json``, or None if the run started from random weights."""
-        path = self.path / "init.json"
-        return read(InitialWeights, path) if path.exists() else None
+        values = self._read("init.json", optional=True)
+        return None if values is None else build(InitialWeights, values, str(self.path / "init.json"))
 
     def environment(self) -> dict[str, Any]:
         """``environment.json``; empty if there is none yet."""
-        values = self._read("environment.json") if (self.path / "environment.json").exists() else {}
+        values = self._read("environment.json", optional=True)
+        if values is None:
+            return {}
         if not isinstance(values, dict):
             raise InputError(f"{self.path / 'environment.json'}: does not describe an environment.")
         return values
@@ -123,7 +132,7 @@ class RunDir:
     def error(self) -> str:
         """The traceback of the failure that ended the last attempt; '' if there was none."""
         path = self.path / _ERROR
-        return path.read_text(encoding="utf-8") if path.exists() else ""
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
     def has_checkpoint(self) -> bool:
         """Whether there is something to continue from."""
@@ -131,24 +140,37 @@ class RunDir:
 
     def write_json(self, name: str, values: dict[str, Any]) -> None:
         """Writes one of the JSON files, whole or not at all."""
-        write_atomic(self.path / name, json.dumps(values, indent=2, allow_nan=False) + "\n")
+        self.write_all({name: values})
+
+    def write_all(self, files: dict[str, dict[str, Any]]) -> None:
+        """Writes several of the JSON files, each whole or not at all."""
+        self.manifest.write({name: json.dumps(v, indent=2, allow_nan=False) + "\n" for name, v in files.items()})
+
+    def write_weights(self, content: bytes) -> None:
+        """Writes ``model.safetensors``."""
+        self.manifest.write({_WEIGHTS: content})
 
     def write_metrics(self, records: list[EpochRecord]) -> None:
         """Replaces ``metrics.jsonl``."""
-        write_atomic(self.path / "metrics.jsonl", "".join(json.dumps(asdict(record)) + "\n" for record in records))
+        text = "".join(json.dumps(asdict(record)) + "\n" for record in records)
+        self.manifest.write({"metrics.jsonl": text}, again_soon=True)
 
-    def write_environment(self, values: dict[str, Any]) -> None:
-        """Writes ``environment.json``; what it said before a run was resumed is kept in it, under "earlier"."""
+    def write_beginning(self, files: dict[str, dict[str, Any]], environment: dict[str, Any]) -> None:
+        """Writes ``files`` and ``environment.json``, which keeps under "earlier" what it said before a resumption."""
         before = self.environment()
-        self.write_json("environment.json", values | ({"earlier": [before]} if before else {}))
+        environment = environment | MARK | ({"earlier": [before]} if before else {})
+        self.write_all(files | {"environment.json": environment})
 
-    def _read(self, name: str) -> Any:
-        path = self.path / name
+    def _read(self, name: str, *, optional: bool = False) -> Any:
+        """The values in a JSON file; None if it is ``optional`` and not there."""
+        path, content = self.path / name, self.manifest.read(name)
+        if content is None:
+            if optional:
+                return None
+            raise InputError(f"{path}: no such file; is {self.path} a run directory?")
         try:
-            return json.loads(path.read_text())
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file; is {self.path} a run directory?") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            return json.loads(content)
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: cannot be read as JSON ({error}).") from None
 
     def check_can_use(self, config: RunConfig, *, resume: bool) -> Summary | None:
@@ -208,8 +230,7 @@ class RunDir:
             reason = error.strerror or error
             raise InputError(f"{self.path}: cannot be written or locked ({reason}); choose another --out.") from None
         try:
-            for leftover in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
-                leftover.unlink()
+            self.manifest.remove_leftovers()
             yield
         finally:
             self._remove_if_unused()
@@ -217,8 +238,8 @@ class RunDir:
 
     def reopen(self) -> None:
         """Makes a run that has ended one that has not: its checkpoint stays, what follows from it goes."""
-        for file in (self.path / "summary.json", self.weights, *self.path.glob("evaluation_*.json")):
-            file.unlink(missing_ok=True)
+        evaluations = sorted(file.name for file in self.path.glob("evaluation_*.json"))
+        self.manifest.remove("summary.json", _WEIGHTS, *evaluations)
 
     @contextmanager
     def record_error(self) -> Iterator[None]:

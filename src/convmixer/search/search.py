@@ -20,6 +20,7 @@ from convmixer.config import RunConfig
 from convmixer.data import Dataset
 from convmixer.errors import InputError
 from convmixer.files import file_lock, write_atomic
+from convmixer.manifest import MARK, Manifest
 from convmixer.runs import Outcome, RunDir, Summary, TrialRecord, config_differences
 from convmixer.search.pool import RunCrashedError, RunPool
 from convmixer.search.processes import ActiveProcesses
@@ -118,11 +119,13 @@ class Search(abc.ABC):
             InputError: it belongs to another search.
         """
         try:
-            old = json.loads((self.out / RECORDS).read_text(encoding="utf-8"))
+            old = json.loads(Manifest(self.out).read(RECORDS) or b"")
             points = {int(row["number"]): dict(row["values"]) for row in old["trials"]}
             base = RunConfig.from_dict(old["config"])
             options = [(name, old[name]) for name in ("sampler", "pruner", "trial_seeds")]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if (self.out / RECORDS).exists():
+                self.log(f"{self.out / RECORDS}: is made anew from the run directories ({error}).")
             return {}
         first = {dimension.name: dimension.ends()[0] for dimension in self.space}
         differences = [config_differences(with_values(base, first), with_values(self.base, first))]
@@ -246,7 +249,7 @@ class Search(abc.ABC):
                 "trials": [asdict(record) for record in self.records()],
                 "winner": self.winner,
             }
-            write_atomic(self.out / RECORDS, json.dumps(content, indent=2, allow_nan=False) + "\n")
+            Manifest(self.out).write({RECORDS: json.dumps(content | MARK, indent=2, allow_nan=False) + "\n"})
 
     def _relative(self, config: RunConfig) -> str:
         return self.pool.path(config).relative_to(self.out).as_posix()

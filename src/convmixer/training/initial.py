@@ -37,7 +37,7 @@ def initialize(model: ConvMixer, source: str, info: DatasetInfo) -> InitialWeigh
     elif Path(source).is_dir():
         run = RunDir.existing(source)
         identity, classes = run.config().identity_hash(), run.dataset().classes
-        if not run.weights.exists():
+        if not run.has_weights():
             status = run.status()
             raise InputError(f"`init_from`: {source} has no {run.weights.name}; the run is {status}, let it finish.")
         state = read_state_dict(run.weights)

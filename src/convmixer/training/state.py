@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convmixer.config import Engine, RunConfig, later_defaults
+from convmixer.config import Engine, RunConfig
 from convmixer.errors import InputError
 from convmixer.runs import EpochRecord
+from convmixer.runs.checkpoint import another_run
 from convmixer.training.step import TrainStep
 
 _POSITION = ("epoch", "step", "seconds", "losses", "correct")
@@ -57,7 +58,6 @@ class TrainState:
     ) -> None:
         self.update, self.config, self.fingerprint = update, config, fingerprint
         self.engine, self.precise_bn = engine, precise_bn
-        self.identity = {name: value for name, value in config.identity().items() if name != "dataset"}  # may move
         self.epoch, self.step = 0, 0  # finished epochs, and finished steps of the one after
         self.seconds = 0.0  # spent in these steps
         self.losses: list[float] = []  # of these steps
@@ -91,7 +91,7 @@ class TrainState:
         """Tensors in use, not copies, and plain values. With several ranks each has a random state of its own."""
         device = self.update.device
         return {
-            "identity": self.identity,
+            "identity": {n: value for n, value in self.config.identity().items() if n != "dataset"},  # data may move
             "fingerprint": self.fingerprint,
             "threads": torch.get_num_threads(),
             "engine": self.engine,
@@ -110,14 +110,7 @@ class TrainState:
         Raises:
             InputError: it is of another run, or the data are not those that the run began with.
         """
-        theirs = {**later_defaults(), **state.get("identity", self.identity)}  # version 0.1 did not write it
-        names = [name for name in self.identity if theirs.get(name) != self.identity[name]]
-        if names == ["epochs"] and not self.config.replace(epochs=theirs["epochs"]).why_not_longer(
-            self.config.train.epochs
-        ):
-            names = []
-        if names:
-            differences = ", ".join(f"{name} {theirs.get(name)} instead of {self.identity[name]}" for name in names)
+        if differences := another_run(state, self.config):
             raise InputError(
                 f"The checkpoint is of another run ({differences}); put back the run's own, or choose another --out."
             )

@@ -16,7 +16,6 @@ from safetensors.torch import save
 from convmixer.config import Engine, RunConfig
 from convmixer.data import Dataset, load_dataset
 from convmixer.errors import InputError, Interrupted
-from convmixer.files import write_atomic
 from convmixer.inference import RunEvaluation, evaluate_run, write_evaluation
 from convmixer.models import count_multiply_adds, count_parameters
 from convmixer.presets import run_config
@@ -101,12 +100,11 @@ def train(
         if resume:
             _restore(loop, run, console)
         run.reopen()
-        run.write_json("config.json", config.to_dict())
-        run.write_json("dataset.json", dataset.info.to_dict())
+        files = {"config.json": config.to_dict(), "dataset.json": dataset.info.to_dict()}
+        files |= {"init.json": asdict(initial)} if initial else {}
+        run.write_beginning(files, describe_environment(device) | {"data": absolute_place(place)})
         if initial:
-            run.write_json("init.json", asdict(initial))
             console.print(f"Starting from {initial}.", highlight=False, markup=False)
-        run.write_environment(describe_environment(device) | {"data": absolute_place(place)})
         console.print(_describe(loop, run), highlight=False, markup=False)
         for hint in _hints(loop):
             console.print(hint, style="yellow", highlight=False, markup=False)
@@ -238,7 +236,7 @@ def _restore(loop: TrainingLoop, run: RunDir, console: Console) -> None:
 def _finish(loop: TrainingLoop, run: RunDir, check: Callable[[], None], *, figures: bool, test: bool) -> Summary:
     """Writes the selected weights, reads the test set, draws the figures; the summary comes last."""
     weights = {name: tensor.contiguous() for name, tensor in loop.state.best.weights.items()}
-    write_atomic(run.weights, save(weights, metadata={"format": "pt"}))
+    run.write_weights(save(weights, metadata={"format": "pt"}))
     evaluation = _read_test(run, loop.dataset, loop.state.engine, check, figures=figures) if test else None
     if figures:
         _draw_learning_curve(loop, run)

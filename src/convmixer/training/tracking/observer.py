@@ -15,7 +15,7 @@ from rich.console import Console
 
 from convmixer.config import RunConfig
 from convmixer.errors import InputError, Interrupted
-from convmixer.files import write_atomic
+from convmixer.manifest import Manifest, read_record
 from convmixer.runs import EpochRecord, Summary
 from convmixer.training.observers import RunObserver
 from convmixer.training.tracking.mlflow import Mlflow
@@ -70,7 +70,7 @@ class Tracking(RunObserver):
                 tracker = _TRACKERS[name]()
                 run = TrackedRun(self.folder, ids.get(name), len(records), self.settings)
                 if run_id := tracker.start(run):
-                    write_atomic(self.folder / _IDS, json.dumps(ids := ids | {name: run_id}, indent=2) + "\n")
+                    Manifest(self.folder).write({_IDS: json.dumps(ids := ids | {name: run_id}, indent=2) + "\n"})
                 self.trackers[name] = tracker
                 for record in records if run.id is None else ():
                     tracker.log(record.epoch, _metrics(record))
@@ -117,8 +117,9 @@ class Tracking(RunObserver):
     def _ids(self) -> dict[str, str]:
         """The trackers that already have a record of this run."""
         ids: dict[str, str] = {"tensorboard": ""} if (self.folder / "tensorboard").exists() else {}
-        with contextlib.suppress(OSError, ValueError):
-            ids |= json.loads((self.folder / _IDS).read_text())
+        content = read_record(self.folder / _IDS)
+        with contextlib.suppress(ValueError):
+            ids |= json.loads(content or b"{}")
         return ids
 
 
