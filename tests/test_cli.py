@@ -133,7 +133,7 @@ def test_the_documents_name_for_dim(convmixer: Run, flag: tuple[str, ...]) -> No
 def test_resume_needs_the_directory_alone(convmixer: Run) -> None:
     convmixer("train", *TINY, "--seed", 3, "--out", "run")
     summary = json.loads(Path("run/summary.json").read_text())
-    Path("run/summary.json").unlink()
+    RunDir("run").reopen()
     status, out, err = convmixer("train", "--out", "run", "--resume", "--json")
     assert status == 0, err
     again = json.loads(out)

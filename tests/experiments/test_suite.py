@@ -18,6 +18,7 @@ import pytest
 
 from convmixer.errors import InputError
 from convmixer.experiments import PublishedResult, Search
+from convmixer.manifest import Manifest
 from convmixer.runs import RunDir
 from tests.helpers.experiments import RATES, TINY, measured, tiny_suite
 from tests.helpers.runs import figures, starts
@@ -52,7 +53,8 @@ def counted(out: Path) -> int:
 
 def records(out: Path) -> dict[str, Any]:
     """All that a study leaves and that must not depend on how it came about."""
-    kept: dict[str, Any] = {path.name: json.loads(path.read_text()) for path in (out / "experiments").iterdir()}
+    files = (out / "experiments").glob("[!m.]*.json")  # all but the manifest
+    kept: dict[str, Any] = {path.name: json.loads(path.read_text()) for path in files}
     for path in (out / "runs").iterdir():
         run = RunDir(path)
         metrics = [{**vars(record), "seconds": 0, "images_per_second": 0} for record in run.metrics()]
@@ -219,10 +221,12 @@ def test_another_study_in_the_same_place_is_refused(tmp_path: Path) -> None:
     suite = tiny_suite(tmp_path)
     path = tmp_path / "experiments" / "rates.json"
     path.write_text(path.read_text().replace('"digits"', '"cifar10"'))
+    Manifest(path.parent).accept()
     before = path.read_text()
     with pytest.raises(InputError, match="dataset cifar10, not digits"):
         tiny_suite(tmp_path)
     assert path.read_text() == before
     path.write_text("{}")
+    Manifest(path.parent).accept()
     with pytest.raises(InputError, match="is not an experiment's record"):
         tiny_suite(suite.study.out)

@@ -177,7 +177,7 @@ def test_evaluations_are_read_from_the_run_directory(run: Path, digits: Dataset)
     kept = RunDir(run).evaluation("val")
     assert kept is not None
     assert kept.to_dict() == evaluation.figures.to_dict()
-    (run / "evaluation_val.json").write_text("{}")
+    RunDir(run).write_json("evaluation_val.json", {})
     with pytest.raises(InputError, match="does not hold an evaluation"):
         RunDir(run).evaluation("val")
 

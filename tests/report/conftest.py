@@ -12,6 +12,7 @@ from convmixer.data import load_dataset
 from convmixer.report.collect import Study, collect
 from convmixer.report.compare import summarize
 from convmixer.report.records import StudyRecord
+from convmixer.runs import RunDir
 from tests.helpers.studies import PUBLISHED, experiment, grid_search, trained, trial, write
 
 
@@ -24,7 +25,7 @@ def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wide = [trained(root, f"wide-{seed}", data, seed=seed, dim=24) for seed in range(2)]
     for name in ("unreadable", "interrupted"):
         shutil.copytree(root / "runs" / "base-0", root / "runs" / name)
-        (root / "runs" / name / "summary.json").unlink()
+        RunDir(root / "runs" / name).reopen()
     (root / "runs" / "unreadable" / "config.json").write_text('{"seed": ')
     broken = [{"seed": i, "path": f"runs/{name}"} for i, name in enumerate(("missing", "unreadable", "interrupted"))]
     rows = [

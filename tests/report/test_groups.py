@@ -13,6 +13,7 @@ import pytest
 from convmixer.data import DatasetInfo
 from convmixer.data.cifar_specs import SPECS
 from convmixer.experiments import PublishedResult
+from convmixer.manifest import Manifest
 from convmixer.report import write_report
 from convmixer.report.collect import Run, Study, collect
 from convmixer.report.compare import summarize
@@ -26,13 +27,14 @@ from tests.helpers.studies import PUBLISHED
 
 def edit(path: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    Manifest(path.parent).accept()
 
 
 def copied(study_folder: Path, target: Path, accuracy: float | None = None, **changes: Any) -> None:
     """A run of the study under another name, with other settings and another accuracy."""
     shutil.copytree(study_folder / "runs" / "base-0", target)
     config = RunDir(target).config().replace(**changes)
-    (target / "config.json").write_text(json.dumps(config.to_dict()))
+    RunDir(target).write_json("config.json", config.to_dict())
     edit(target / "summary.json", seed=config.seed, **({} if accuracy is None else {"test_accuracy": accuracy}))
 
 

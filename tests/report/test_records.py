@@ -12,6 +12,7 @@ import pytest
 import scipy.stats
 
 from convmixer.errors import InputError
+from convmixer.manifest import Manifest
 from convmixer.report import tables
 from convmixer.report.collect import collect, shown_command
 from convmixer.report.compare import grouped, summarize
@@ -140,6 +141,7 @@ def test_a_single_run(loose: Path) -> None:
 def test_further_accuracies_are_taken_up(loose: Path) -> None:
     path = loose / "base-0" / "summary.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"raw_val_accuracy": 0.25, "test_accuracy_tta": 0.5}))
+    Manifest(path.parent).accept()
     record = summarize(collect(loose), "")
     assert record.run("base-0").extra_metrics == {"raw_val_accuracy": 0.25, "test_accuracy_tta": 0.5}
     (group,) = record.experiments
@@ -167,6 +169,7 @@ def test_further_accuracies_are_taken_up(loose: Path) -> None:
 )
 def test_a_damaged_file_is_named_and_the_rest_reported(loose: Path, file: str, content: str) -> None:
     (loose / "base-1" / file).write_text(content)
+    Manifest(loose / "base-1").accept()  # written so, as far as the manifest knows
     record = summarize(collect(loose), "")
     assert record.run("base-1").status == "unreadable"
     assert record.run("base-0").status == "finished"
@@ -176,7 +179,7 @@ def test_a_damaged_file_is_named_and_the_rest_reported(loose: Path, file: str, c
 
 
 def test_a_crashed_run_says_why(loose: Path) -> None:
-    (loose / "base-1" / "summary.json").unlink()
+    RunDir(loose / "base-1").reopen()
     (loose / "base-1" / "error.txt").write_text("Traceback …\nMemoryError: no room\n")
     run = collect(loose).runs["base-1"].row
     assert (run.status, run.message) == ("crashed", "MemoryError: no room")

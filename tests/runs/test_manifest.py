@@ -154,7 +154,7 @@ def test_the_checkpoint_of_another_run_is_named(runs: Path) -> None:
     Manifest(runs / "0").accept()
     swap(runs / "0", "checkpoint.pt")
     assert "seed 1 instead of 0" in verify(runs / "0")[0].problems[0]
-    with pytest.raises(InputError, match="of another run .seed 1 instead of 0"):
+    with pytest.raises(InputError, match="seed 1 instead of 0"):
         load(runs / "0")
 
 
