@@ -53,7 +53,7 @@ def counted(out: Path) -> int:
 
 def records(out: Path) -> dict[str, Any]:
     """All that a study leaves and that must not depend on how it came about."""
-    files = (out / "experiments").glob("[!m.]*.json")  # all but the manifest
+    files = [path for path in (out / "experiments").glob("*.json") if path.name != "manifest.json"]
     kept: dict[str, Any] = {path.name: json.loads(path.read_text()) for path in files}
     for path in (out / "runs").iterdir():
         run = RunDir(path)

@@ -118,10 +118,11 @@ class TrainState:
             raise InputError(
                 "--dataset: the images are not those that this run began with; put them back, or choose another --out."
             )
+        epochs = state.get("identity", {}).get("epochs", self.config.train.epochs)
         precise_bn = state.get("precise_bn", False)  # which versions without it did not know
-        if precise_bn != self.precise_bn and theirs["epochs"] != self.config.train.epochs:
+        if precise_bn != self.precise_bn and epochs != self.config.train.epochs:
             raise InputError(
-                f"With {theirs['epochs']} epochs it has so few steps that its epochs were evaluated with statistics of "
+                f"With {epochs} epochs it has so few steps that its epochs were evaluated with statistics of "
                 "batch normalisation estimated anew (`precise_bn`), and those to come would not be; train anew."
             )
         device = self.update.device
