@@ -9,7 +9,7 @@ JOBS ?= 2
 DEMO ?= results/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format clean
+.PHONY: help setup demo test test-fast torture lint format clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -41,6 +41,9 @@ test: $(TOOLS) ## Run all tests
 
 test-fast: $(TOOLS) ## Run the tests that take about a second at most
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not gpu"
+
+torture: $(TOOLS) ## Kill, damage and deceive it for TORTURE_MINUTES (15), and write results/reliability
+	$(BIN)/python -m tests.torture
 
 lint: $(TOOLS) ## Check style, types and the layers of the architecture
 	$(BIN)/ruff check .

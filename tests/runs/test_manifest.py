@@ -231,3 +231,11 @@ def test_evaluating_again_mends_a_damaged_evaluation(runs: Path, digits: Dataset
     flip(runs / "0", "evaluation_test.json")
     write_evaluation(evaluate_run(runs / "0", dataset=digits), pictures=False)
     assert not verify(runs / "0")[0].problems
+
+
+def test_a_process_killed_before_its_first_record_leaves_a_folder_that_can_be_used(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")  # the manifest comes before what it allows
+    assert RunDir(tmp_path).check_can_use(tiny_config(), resume=True) is None
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(InputError, match="holds other files"):
+        RunDir(tmp_path).check_can_use(tiny_config(), resume=True)

@@ -32,6 +32,7 @@ from convmixer.data import DatasetInfo
 from convmixer.errors import InputError, Interrupted
 from convmixer.files import file_lock, is_locked, write_atomic
 from convmixer.manifest import MARK, Manifest
+from convmixer.manifest import NAME as MANIFEST
 from convmixer.records import build
 from convmixer.runs.checkpoint import CURRENT, PREVIOUS
 from convmixer.runs.records import EpochRecord, InitialWeights, Status, Summary
@@ -182,7 +183,9 @@ class RunDir:
             InputError: it holds other files, or a run and ``resume`` is not set, or one with another configuration.
         """
         if not (self.path / "config.json").exists():
-            if any(not file.name.startswith(".") and file.name != _ERROR for file in self.path.iterdir()):
+            # A process that was killed before its first record has left its manifest.
+            ours = {_ERROR, MANIFEST}
+            if any(not file.name.startswith(".") and file.name not in ours for file in self.path.iterdir()):
                 raise InputError(f"{self.path}: holds other files and no run; choose another --out.")
             return None
         summary = self.summary()
