@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from convmixer.cli.commands import COMMANDS
 from convmixer.config import per_block_text
 from convmixer.models import describe_models
 from convmixer.report.records import StudyRecord
@@ -334,8 +335,21 @@ def _purpose(path: Path) -> str:
     return first.rstrip(".").replace("``", "")
 
 
+def commands() -> str:
+    """A section for each command: when to use it, examples, the options used most."""
+    sections = []
+    for name, command in COMMANDS.items():
+        examples = "\n".join(f"convmixer {example}" for example in command.examples)
+        common = ", ".join(f"`--{option}`" for option in command.common)
+        options = f"\n\nOptions used most: {common}." if common else ""
+        summary = command.summary[0].upper() + command.summary[1:]
+        sections.append(f"## convmixer {name}\n\n{summary}. {command.when}\n\n```bash\n{examples}\n```{options}")
+    return "\n\n".join(sections)
+
+
 MADE: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {"claims": claims, "study": study},
+    ROOT / "docs" / "commands.md": {"commands": commands},
     ROOT / "docs" / "architecture.md": {"rooms": rooms},
     ROOT / "docs" / "finetuning.md": {"finetune": finetune_table},
     ROOT / "docs" / "models.md": {"models": models_table},

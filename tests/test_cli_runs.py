@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from rich.console import Console
 from scipy.stats import binom
 
+from convmixer import cli
 from convmixer.cli.commands import COMMANDS
 from convmixer.cli.defaults import read_config
 from convmixer.cli.runs import sparkline
@@ -130,10 +132,26 @@ def test_help_fits_has_examples_and_shows_no_syntax_of_types(
     monkeypatch.setenv("COLUMNS", "80")
     status, out, _ = convmixer(name, "--help")
     assert status == 0
-    assert max(map(len, out.splitlines())) <= 80 or name in ("grid-search",)
+    assert max(map(len, out.splitlines())) <= 80
     assert f"examples:\n  convmixer {name}" in out
     for raw in ("{None}", "[STR", "(default: None)", "[PATH"):
         assert raw not in out
+
+
+@pytest.mark.parametrize("example", [example for command in COMMANDS.values() for example in command.examples])
+def test_examples_of_the_help_are_understood(
+    heap: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, example: str
+) -> None:
+    (tmp_path / "my-run").symlink_to(heap / "a")
+    monkeypatch.chdir(tmp_path)
+    assert callable(cli._parse(shlex.split(example.partition(" <")[0])).execute)
+
+
+def test_a_folder_without_its_prefix(convmixer: Run) -> None:
+    Path("my pictures").mkdir()
+    for command in (("data", "my pictures"), ("train", "--dataset", "my pictures")):
+        status, _, err = convmixer(*command)
+        assert (status, "for the folder of that name give 'folder:my pictures'" in " ".join(err.split())) == (2, True)
 
 
 def test_help_begins_with_what_is_used_most(convmixer: Run) -> None:

@@ -16,6 +16,8 @@ class Command:
     place: str
     """Module of this package, and the class in it: a dataclass with a method ``execute``."""
     summary: str
+    when: str
+    """When to use it: a sentence of docs/commands.md."""
     examples: tuple[str, ...]
     common: tuple[str, ...] = ()
     """Options that help shows first; empty if there are few of them."""
@@ -39,9 +41,14 @@ COMMANDS: dict[str, Command] = {
         "train:Train",
         "train a model and leave a run directory",
         (
+            "To train one network, from scratch or from trained weights (`--init-from`); to continue a run (`--resume`), to repeat one "
+            "(`--config RUN`), or to see what one would cost (`--dry-run`)."
+        ),
+        (
             "train --dataset digits --recipe strong-short --dim 64 --depth 4",
             "train --dataset folder:pictures --recipe strong-short --out my-run",
             "train --out my-run --resume",
+            "train --dataset digits --config my-run --seed 1 --dry-run",
             "train --dataset folder:pictures --init-from my-run --recipe finetune",
         ),
         (*_RUN, "init-from", "config", "resume", "dry-run"),
@@ -50,46 +57,59 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(
         "use:Evaluate",
         "accuracy, calibration, classes and mistakes of a run",
+        "When a run has finished (or was interrupted: its best epoch so far), on its own test set or on other images of its classes.",
         ("evaluate my-run", "evaluate my-run --dataset folder:other-pictures"),
         less_memory="choose a smaller --batch-size",
     ),
     "predict": Command(
         "use:Predict",
         "classes of images by a run's weights",
+        "For images without labels: files, folders, or stdin.",
         ("predict my-run cat.jpg holiday/", "predict my-run - --json < cat.jpg"),
     ),
     "runs": Command(
         "runs:Runs",
         "list the runs below a directory, sorted and filtered",
+        "To find a run again, or the best of many.",
         ("runs", "runs results --sort test --dataset digits"),
     ),
     "compare": Command(
         "runs:Compare",
         "settings, curves and a paired test of several runs",
+        "When two or more runs differ and you ask in what, and whether it could be chance.",
         ("compare runs/a runs/b", "compare runs/a runs/b --plot curves.png"),
     ),
     "report": Command(
         "study:Report",
         "a page, pictures and tables of a run, a search or a study",
+        "To look at results, print them, or hand them on: one file that needs no network.",
         ("report my-run", "report results --out all.html"),
     ),
     "grid-search": Command(
         "search:GridSearch",
         "search settings, then train the winner over seeds",
-        ("grid-search --dataset digits --epochs 3 --values lr=0.003,0.01 --values wd=0.01,0.1 --out search",),
+        "When you do not know good settings for your data.",
+        (
+            "grid-search --dataset digits --epochs 3 --values lr=0.003,0.01",
+            "grid-search --dataset digits --values optimizer=adamw,muon",
+            "grid-search --sampler tpe --trials 20 --values lr=0.001..0.1:log",
+        ),
         ("values", "search-space", "sampler", "trials", "workers", *_RUN),
     ),
     "experiment": Command(
         "study:Experiment",
         "experiments of the study: tables of variants over seeds",
+        "To repeat the study, or to compare variants of the network over seeds on your data.",
         ("experiment classifier --profile smoke --dataset digits",),
     ),
     "data": Command(
         "data:Data",
         "what is in a data set, and what endangers results on it",
+        "Before the first training on your own pictures.",
         ("data digits", "data folder:pictures --sheet samples.png"),
         ("data-dir", "source", "image-size", "sheet", "recipe", "json"),
     ),
+<<<<<<< HEAD
     "verify": Command(
         "verify:Verify",
         "whether the files of runs, searches and studies are as they were written",
@@ -98,6 +118,21 @@ COMMANDS: dict[str, Command] = {
     "models": Command("tools:Models", "the models, with what each is for", ("models",)),
     "recipes": Command("tools:Recipes", "the recipes, and the settings of one", ("recipes", "recipes strong")),
     "bench": Command("tools:Bench", "speed of the engines on this machine", ("bench", "bench --models convmixer")),
+=======
+    "models": Command("tools:Models", "the models, with what each is for", "To choose `--model`.", ("models",)),
+    "recipes": Command(
+        "tools:Recipes",
+        "the recipes, and the settings of one",
+        "To choose `--recipe`, or to see what one sets.",
+        ("recipes", "recipes strong"),
+    ),
+    "bench": Command(
+        "tools:Bench",
+        "speed of the engines on this machine",
+        "To learn how fast a model trains here, and what the fast engine gains.",
+        ("bench", "bench --models convmixer"),
+    ),
+>>>>>>> fa8b07c (docs(commands): every command with its examples, made from the command line and tested; fix(cli): a folder without its prefix is recognised, help fits in 80 columns, no top-5 of a few classes)
 }
 
 

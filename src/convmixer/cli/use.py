@@ -173,7 +173,8 @@ def _print_evaluation(evaluation: RunEvaluation) -> None:
         "balanced accuracy", f"{figures.balanced_accuracy:.2%} (mean recall; macro F1 {figures.macro_f1:.4f})"
     )
     overall.add_row("constant answer", f"{figures.majority_baseline:.2%} accuracy")
-    overall.add_row("top-5 accuracy", percent(figures.top5_accuracy))
+    if len(figures.per_class) > 5:
+        overall.add_row("top-5 accuracy", percent(figures.top5_accuracy))
     overall.add_row("loss", f"{figures.loss:.4f}")
     overall.add_row("expected calibration error", f"{figures.expected_calibration_error:.4f}")
     if scaling := evaluation.temperature_scaling:

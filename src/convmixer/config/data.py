@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 from msgspec import Meta
@@ -39,4 +40,7 @@ class DataConfig(Checked):
 
     def _problems(self) -> Iterator[str]:
         if loader_of(self.dataset) is None:
-            yield f"`dataset`: {self.dataset!r} is unknown; {nearest(self.dataset, DATASETS)}"
+            hint = nearest(self.dataset, DATASETS)
+            if Path(self.dataset).is_dir():
+                hint = f"for the folder of that name give {f'folder:{self.dataset}'!r}."
+            yield f"`dataset`: {self.dataset!r} is unknown; {hint}"
