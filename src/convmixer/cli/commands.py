@@ -109,16 +109,12 @@ COMMANDS: dict[str, Command] = {
         ("data digits", "data folder:pictures --sheet samples.png"),
         ("data-dir", "source", "image-size", "sheet", "recipe", "json"),
     ),
-<<<<<<< HEAD
     "verify": Command(
         "verify:Verify",
         "whether the files of runs, searches and studies are as they were written",
+        "Before you rely on results that were copied, moved, or kept for long.",
         ("verify my-run", "verify results", "verify my-run --accept"),
     ),
-    "models": Command("tools:Models", "the models, with what each is for", ("models",)),
-    "recipes": Command("tools:Recipes", "the recipes, and the settings of one", ("recipes", "recipes strong")),
-    "bench": Command("tools:Bench", "speed of the engines on this machine", ("bench", "bench --models convmixer")),
-=======
     "models": Command("tools:Models", "the models, with what each is for", "To choose `--model`.", ("models",)),
     "recipes": Command(
         "tools:Recipes",
@@ -132,7 +128,6 @@ COMMANDS: dict[str, Command] = {
         "To learn how fast a model trains here, and what the fast engine gains.",
         ("bench", "bench --models convmixer"),
     ),
->>>>>>> fa8b07c (docs(commands): every command with its examples, made from the command line and tested; fix(cli): a folder without its prefix is recognised, help fits in 80 columns, no top-5 of a few classes)
 }
 
 
