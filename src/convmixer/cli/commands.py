@@ -57,8 +57,8 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(
         "use:Evaluate",
         "accuracy, calibration, classes and mistakes of a run",
-        "When a run has finished (or was interrupted: its best epoch so far), on its own test set or on other images of "
-        "its classes.",
+        "When a run has finished (or was interrupted: its best epoch so far), on its own test set or on other images "
+        "of its classes.",
         ("evaluate my-run", "evaluate my-run --dataset folder:other-pictures"),
         less_memory="choose a smaller --batch-size",
     ),
