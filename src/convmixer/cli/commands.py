@@ -41,7 +41,8 @@ COMMANDS: dict[str, Command] = {
         "train:Train",
         "train a model and leave a run directory",
         (
-            "To train one network, from scratch or from trained weights (`--init-from`); to continue a run (`--resume`), to repeat one "
+            "To train one network, from scratch or from trained weights (`--init-from`); to continue a run "
+            "(`--resume`), to repeat one "
             "(`--config RUN`), or to see what one would cost (`--dry-run`)."
         ),
         (
