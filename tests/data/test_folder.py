@@ -512,6 +512,21 @@ class TestCache:
         load(root)
         assert len(decoded) == (2 if what == "images" else 1)
 
+    def test_another_folders_entry_is_not_believed(self, root: Path, cache: Path, tmp_path: Path, decoded: list[int]):
+        right = load(root).splits["test"].images.clone()
+        shutil.copytree(root, tmp_path / "other")
+        for picture in (tmp_path / "other").rglob("*.png"):
+            with Image.open(picture) as image:
+                inverted = ImageOps.invert(image.convert("RGB"))
+            inverted.save(picture)
+        (own,) = (cache / "images").iterdir()
+        load(tmp_path / "other")
+        (other,) = set((cache / "images").iterdir()) - {own}
+        assert other.stat().st_size == own.stat().st_size
+        shutil.copy(other, own)
+        assert torch.equal(load(root).splits["test"].images, right)
+        assert len(decoded) == 3
+
     def test_pixels_that_nothing_refers_to_are_deleted(self, root: Path, cache: Path, tmp_path: Path):
         load(root)
         shutil.copytree(root, tmp_path / "copy")

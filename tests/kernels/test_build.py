@@ -69,7 +69,7 @@ def test_two_processes_build_at_once(empty_cache: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         paths = set(pool.map(build_from_process, range(2)))
     assert len(paths) == 1
-    assert [str(path) for path in empty_cache.iterdir()] == list(paths)
+    assert [str(path) for path in empty_cache.glob("*.so")] == list(paths)
     native.load(paths.pop())
 
 
@@ -82,6 +82,21 @@ def test_a_built_library_is_not_built_again(empty_cache: Path, monkeypatch: pyte
     assert build.build() == first
     monkeypatch.setattr(build, "_compile", lambda program, flags, target: target.touch())
     assert build.build("AVX2" if build.instruction_set() == "DEFAULT" else "DEFAULT") != first
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "another", "digest"])
+def test_a_damaged_library_is_built_again(empty_cache: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    empty_cache.mkdir()
+    monkeypatch.setattr(build, "_compile", lambda program, flags, target: target.write_bytes(b"library"))
+    library = build.build()
+    if damage == "digest":
+        library.with_suffix(".sha256").unlink()
+    else:
+        library.write_bytes({"flipped": b"librarx", "truncated": b"libr", "another": b"another"}[damage])
+    assert build.build().read_bytes() == b"library"
+    monkeypatch.setattr(build, "_compile", lambda program, flags, target: pytest.fail("built again"))
+    assert build.build() == library
 
 
 @pytest.mark.slow
@@ -165,8 +180,13 @@ def test_measurements_are_kept(empty_cache: Path) -> None:
     measurements.keep("a", {"plain": 1.0, "fast": 0.5})
     measurements.keep("b", {"plain": 2.0})
     assert measurements.recall("a") == {"plain": 1.0, "fast": 0.5}
-    next(empty_cache.glob("timings-*.json")).write_text("{broken")
-    assert measurements.recall("a") is None
+    file = next(empty_cache.glob("timings-*.json"))
+    whole = file.read_text()
+    for damaged in ("{broken", "[]", '{"a": {}}', '{"a": {"plain": "x"}}', whole.replace("0.5", "0.4"), "[" * 9999):
+        file.write_text(damaged)
+        assert measurements.recall("a") is None
+        measurements.keep("a", {"plain": 1.0})
+        assert measurements.recall("a") == {"plain": 1.0}
 
 
 def test_interleaved_takes_the_best_and_stops_in_time() -> None:

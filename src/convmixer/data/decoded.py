@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -161,7 +161,7 @@ class _Cache:
         _, before = _read_record(self.record)
         self.record.parent.mkdir(parents=True, exist_ok=True)
         content = {"state": self.state, "survey": asdict(survey), "entry": survey.entry}
-        write_atomic(self.record, json.dumps(content))
+        write_atomic(self.record, json.dumps(content | {"sha256": _record_digest(self.record, content)}))
         used = {known.entry for _, known in map(_read_record, self.record.parent.glob("*.json")) if known}
         if before and before.entry not in used:
             (self.images / before.entry).unlink(missing_ok=True)
@@ -177,7 +177,7 @@ class _Cache:
                 file.readinto(pixels.data)
         except OSError:
             return None
-        return pixels if hashlib.sha256(pixels.data).digest() == digest else None
+        return pixels if _digest(survey, pixels) == digest else None
 
     def store(self, survey: Survey, pixels: np.ndarray) -> None:
         """Makes :meth:`load` return ``pixels``."""
@@ -187,16 +187,29 @@ class _Cache:
                 if time.time() - stale.stat().st_mtime > 86_400:
                     stale.unlink()
         with atomic_path(self.images / survey.entry) as temporary, temporary.open("wb") as file:
-            file.write(hashlib.sha256(pixels.data).digest())
+            file.write(_digest(survey, pixels))
             file.write(pixels.data)
+
+
+def _digest(survey: Survey, pixels: np.ndarray) -> bytes:
+    """Of the pixels and of what they are stored as: those of another folder are not taken for them."""
+    digest = hashlib.sha256(survey.entry.encode() + b"\n")
+    digest.update(pixels.data)
+    return digest.digest()
+
+
+def _record_digest(path: Path, content: dict[str, Any]) -> str:
+    return hashlib.sha256(f"{path.name} {json.dumps(content, sort_keys=True)}".encode()).hexdigest()
 
 
 def _read_record(path: Path) -> tuple[str, Survey | None]:
     """State and survey of a record; ("", None) if it is missing or damaged."""
     try:
         record = json.loads(path.read_bytes())
+        if record.pop("sha256") != _record_digest(path, record):
+            return "", None
         values = dict(record["survey"])
         survey = Survey(**values | {"bad": tuple((int(index), str(reason)) for index, reason in values.get("bad", ()))})
         return (str(record["state"]), survey) if record["entry"] == survey.entry else ("", None)
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return "", None

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from convmixer.files import atomic_path, cache_dir
+from convmixer.files import atomic_path, cache_dir, write_atomic
 
 logger = logging.getLogger("convmixer.kernels")
 
@@ -55,7 +55,8 @@ def compiler() -> str | None:
 def build(instructions: str | None = None, extra_flags: Sequence[str] = ()) -> Path:
     """The library, built if it is not in the cache yet.
 
-    Two processes may build at once: each writes its own file, and the last renaming wins, with the same content.
+    Its SHA-256 lies beside it: a damaged one, which could compute anything or kill the process, is built anew.
+    Two processes may build at once: each writes its own file, and the last renaming wins.
 
     Args:
         instructions: an instruction set as in :func:`instruction_set`, which is the default.
@@ -75,8 +76,9 @@ def build(instructions: str | None = None, extra_flags: Sequence[str] = ()) -> P
         for source in sources:
             digest.update(source.name.encode() + source.read_bytes())
         target = cache_dir() / f"kernels-{digest.hexdigest()[:20]}.so"
-        if not target.is_file():
+        if not _is_whole(target):
             _compile(program, flags, target)
+            write_atomic(_digest_file(target), _sha256(target))
     except subprocess.CalledProcessError as error:
         lines = (error.stderr or b"").decode(errors="replace").splitlines()
         reason = next((line for line in lines if "error" in line), f"exit status {error.returncode}")
@@ -84,6 +86,22 @@ def build(instructions: str | None = None, extra_flags: Sequence[str] = ()) -> P
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{program} or the cache folder {cache_dir()} cannot be used: {error}") from error
     return target
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether a library is there and is what the compiler wrote."""
+    try:
+        return _digest_file(library).read_text() == _sha256(library)
+    except (OSError, ValueError):
+        return False
+
+
+def _digest_file(library: Path) -> Path:
+    return library.with_suffix(".sha256")
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _compile(program: str, flags: list[str], target: Path) -> None:

@@ -38,8 +38,7 @@ def machine() -> str:
 
 def recall(key: str) -> Timings | None:
     """The timings kept under ``key``, None if there are none."""
-    found = _read().get(key)
-    return found if isinstance(found, dict) else None
+    return _read().get(key)
 
 
 def keep(key: str, timings: Timings) -> None:
@@ -47,7 +46,8 @@ def keep(key: str, timings: Timings) -> None:
     path = _path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomic(path, json.dumps({**_read(), key: timings}, indent=1))
+        known = {**_read(), key: timings}
+        write_atomic(path, json.dumps({"timings": known, "sha256": _digest(known)}, indent=1))
     except OSError as error:
         logger.debug("timings cannot be kept in %s: %s", path, error)
 
@@ -80,8 +80,14 @@ def _path() -> Path:
 
 
 def _read() -> dict[str, Timings]:
+    """All timings on disk; none if the file is not as :func:`keep` left it, so that they are measured again."""
     try:
         content = json.loads(_path().read_text())
-    except (OSError, ValueError):
+        timings: dict[str, Timings] = content["timings"]
+        return timings if content["sha256"] == _digest(timings) else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
+
+
+def _digest(timings: dict[str, Timings]) -> str:
+    return hashlib.sha256(json.dumps(timings, sort_keys=True).encode()).hexdigest()
