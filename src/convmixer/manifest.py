@@ -13,7 +13,8 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,15 +97,15 @@ class Manifest:
             again_soon: the old content, too, stays allowed until the next change, which saves a third of the time.
 
         Raises:
-            OSError: the directory cannot be written or locked.
-            InputError: the manifest is damaged.
+            OSError: the directory cannot be written.
+            InputError: it cannot be locked, or the manifest is damaged.
         """
         new = {
             name: content.encode(errors="replace") if isinstance(content, str) else content
             for name, content in contents.items()
         }
         assert all(map(self._governs, new)), list(new)
-        with file_lock(self.folder / _LOCK):
+        with self._locked():
             allowed = self._begin({name: _content(content) for name, content in new.items()})
             for name, content in new.items():
                 write_atomic(self.folder / name, content)
@@ -116,7 +117,7 @@ class Manifest:
         there = [name for name in names if (self.folder / name).exists()]
         if not there:
             return
-        with file_lock(self.folder / _LOCK):
+        with self._locked():
             allowed = self._begin(dict.fromkeys(there))
             for name in there:
                 (self.folder / name).unlink(missing_ok=True)
@@ -132,15 +133,28 @@ class Manifest:
 
     def accept(self) -> None:
         """Makes a new manifest of the records that are there now. Raises OSError if it cannot be written."""
-        with file_lock(self.folder / _LOCK):
+        with self._locked():
             self._write(self._present())
 
     def remove_leftovers(self) -> None:
         """Removes temporary files that a killed process left; those of a process that writes now are not among them."""
         if leftovers := [path for path in self.folder.glob(".*.tmp") if not path.is_dir()]:
-            with file_lock(self.folder / _LOCK):
+            with self._locked():
                 for path in leftovers:
                     path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        lock = file_lock(self.folder / _LOCK)
+        try:
+            lock.acquire()
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"{self.folder / _LOCK}: cannot be written or locked ({reason}).") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _begin(self, new: Mapping[str, _Content | None]) -> _Allowed:
         """Allows ``new`` beside what the records are; returns the manifest as it is without ``new``.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -17,9 +16,13 @@ from convmixer.errors import InputError
 from convmixer.inference import evaluate_run, load
 from convmixer.manifest import MARK, Manifest
 from convmixer.report.collect import collect
-from convmixer.runs import RunDir
+from convmixer.report.write import write_report
+from convmixer.runs import EpochRecord, RunBusyError, RunDir
 from convmixer.runs.verify import verify
 from convmixer.training import train
+from convmixer.training.observers import RunObserver
+from convmixer.training.tracking.tensorboard import TensorBoard
+from convmixer.training.tracking.tracker import TrackedRun
 from tests.helpers.cli import Run
 from tests.helpers.runs import tiny_config
 
@@ -215,13 +218,12 @@ def test_a_write_costs_few_waits_for_the_disk(tmp_path: Path, monkeypatch: pytes
     assert len(calls) == 4
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_read_only_run_is_evaluated(runs: Path, convmixer: Run) -> None:
-    (runs / "0").chmod(0o555)
+def test_figures_are_printed_before_they_are_kept(runs: Path, convmixer: Run) -> None:
+    (runs / "0" / ".manifest.lock").unlink()
+    (runs / "0" / ".manifest.lock").mkdir()  # which root cannot write to either
     status, out, err = convmixer("evaluate", runs / "0")
-    (runs / "0").chmod(0o755)
     assert status == 2
-    assert "accuracy" in out
+    assert "balanced accuracy" in out
     assert "could not be kept" in err
 
 
@@ -239,3 +241,47 @@ def test_a_process_killed_before_its_first_record_leaves_a_folder_that_can_be_us
     (tmp_path / "mine.txt").touch()
     with pytest.raises(InputError, match="holds other files"):
         RunDir(tmp_path).check_can_use(tiny_config(), resume=True)
+
+
+def test_whoever_lost_the_lock_stops_before_it_writes(tmp_path: Path, digits: Dataset) -> None:
+    run = RunDir(tmp_path / "run")
+    kept: list[bytes] = []
+
+    class Remover(RunObserver):
+        def on_epoch(self, record: EpochRecord) -> None:
+            (run.path / ".lock").unlink()
+            kept.append((run.path / "checkpoint.pt").read_bytes())
+            self.other = RunDir(run.path).locked()
+            self.other.__enter__()
+
+    observer = Remover()
+    with pytest.raises(RunBusyError, match="this one stops"):
+        train(tiny_config(epochs=3), run.path, dataset=digits, artifacts=False, observer=observer)
+    assert [(run.path / "checkpoint.pt").read_bytes()] == kept
+    assert run.status() == "running"  # the other's lock is untouched
+    observer.other.__exit__(None, None, None)
+    assert train(tiny_config(epochs=3), run.path, dataset=digits, artifacts=False, resume=True).status == "finished"
+
+
+@pytest.mark.parametrize("name", [".lock", ".manifest.lock"])
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path, digits: Dataset, name: str) -> None:
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "precious")
+    with pytest.raises(InputError, match="run"):
+        train(tiny_config(epochs=1), tmp_path / "run", dataset=digits, artifacts=False)
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_links_out_of_a_run_are_not_written_through(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    for name in ("report", "tensorboard"):
+        (runs / "0" / name).symlink_to(tmp_path / "outside")
+    (runs / "0" / ".x.tmp").mkdir()
+    with pytest.raises(InputError, match="is a link"):
+        write_report(runs / "0")
+    with pytest.raises(InputError, match="is a link"):
+        TensorBoard().start(TrackedRun(runs / "0", None, 0, {}))
+    assert not list((tmp_path / "outside").iterdir())
+    with RunDir(runs / "0").locked():
+        pass

@@ -82,9 +82,9 @@ class Evaluate:
             _print_evaluation(evaluation)
         try:
             files = write_evaluation(evaluation)
-        except OSError as error:  # the figures are printed
+        except (OSError, InputError) as error:  # the figures are printed
             raise InputError(
-                f"{self.run}: the evaluation could not be kept ({error.strerror or error}); allow writing there, or "
+                f"{self.run}: the evaluation could not be kept ({str(error).rstrip('.')}); allow writing there, or "
                 "copy the run to where it is allowed."
             ) from None
         if not self.json:

@@ -39,9 +39,13 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> tuple[Stu
     Raises:
         InputError: nothing to report there, another suffix, or the report cannot be written.
     """
+    chosen = out is not None
     out = Path(out) if out is not None else Path(folder) / "report"
     if re.fullmatch(r"\.[A-Za-z]{2,5}", out.suffix) and out.suffix not in FORMS and not out.is_dir():
         raise InputError(f"--out: a report is not written as {out.suffix}; give a folder or a {', '.join(FORMS)} file.")
+    for inner in (out / FIGURES, *(() if chosen else (out,))):
+        if inner.is_symlink():  # one that a stranger's folder came with, to wherever it points
+            raise InputError(f"{inner}: is a link, and links are not written through; remove it, or choose --out.")
     study = collect(folder)
     record = summarize(study, shlex.join(["convmixer", "report", study.folder.resolve().name]))
     files = {out.suffix: out} if out.suffix in FORMS else {s: out / f"{name}{s}" for s, name in FORMS.items()}

@@ -54,6 +54,7 @@ class RunDir:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.manifest = Manifest(self.path)
+        self._claim: tuple[int, int] | None = None  # device and inode of the lock that this object holds
 
     @classmethod
     def existing(cls, path: str | Path) -> Self:
@@ -233,11 +234,32 @@ class RunDir:
             reason = error.strerror or error
             raise InputError(f"{self.path}: cannot be written or locked ({reason}); choose another --out.") from None
         try:
+            self._claim = self._lock_file()
             self.manifest.remove_leftovers()
             yield
         finally:
-            self._remove_if_unused()
+            if self._lock_file() == self._claim:
+                self._remove_if_unused()
+            self._claim = None
             lock.release()
+
+    def check_claim(self) -> None:
+        """Raises RunBusyError if the lock that this object holds is no longer the directory's: others can acquire it.
+
+        To be called before what another process would overwrite, or have overwritten.
+        """
+        if self._claim is not None and self._lock_file() != self._claim:
+            raise RunBusyError(
+                f"{self.path}: its {_LOCK} was removed while this process trained, so another one may train into it; "
+                "this one stops, and --resume continues from the last checkpoint."
+            )
+
+    def _lock_file(self) -> tuple[int, int] | None:
+        try:
+            found = (self.path / _LOCK).stat(follow_symlinks=False)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def reopen(self) -> None:
         """Makes a run that has ended one that has not: its checkpoint stays, what follows from it goes."""

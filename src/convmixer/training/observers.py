@@ -112,10 +112,12 @@ class RunWriter(RunObserver):
 
     def on_checkpoint(self, state: dict[str, Any]) -> None:
         """Writes ``checkpoint.pt``."""
+        self.run.check_claim()
         save_checkpoint(self.run.path, state)
 
     def on_epoch(self, record: EpochRecord) -> None:
         """Writes ``metrics.jsonl``."""
+        self.run.check_claim()
         self.records.append(record)
         self.run.write_metrics(self.records)
 

@@ -236,6 +236,7 @@ def _restore(loop: TrainingLoop, run: RunDir, console: Console) -> None:
 def _finish(loop: TrainingLoop, run: RunDir, check: Callable[[], None], *, figures: bool, test: bool) -> Summary:
     """Writes the selected weights, reads the test set, draws the figures; the summary comes last."""
     weights = {name: tensor.contiguous() for name, tensor in loop.state.best.weights.items()}
+    run.check_claim()
     run.write_weights(save(weights, metadata={"format": "pt"}))
     evaluation = _read_test(run, loop.dataset, loop.state.engine, check, figures=figures) if test else None
     if figures:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from convmixer.errors import InputError
 from convmixer.training.tracking.tracker import TrackedRun
 
 
@@ -18,8 +19,11 @@ class TensorBoard:
         """Opens an event file; what earlier ones say of epochs that will be repeated is purged."""
         from torch.utils.tensorboard import SummaryWriter
 
+        folder = run.folder / "tensorboard"
+        if folder.is_symlink():
+            raise InputError(f"{folder} is a link, and links out of a run are not written through; remove it")
         self.settings = run.settings
-        self.writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.epochs + 1)
+        self.writer = SummaryWriter(str(folder), purge_step=run.epochs + 1)
         if run.id is None:
             rows = [f"| {name} | {str(value).replace('|', '&#124;')} |" for name, value in run.settings.items()]
             self.writer.add_text("configuration", "\n".join(["| setting | value |", "| --- | --- |", *rows]), 0)
