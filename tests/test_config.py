@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from convmixer.cli.defaults import read_config
 from convmixer.config import RunConfig, field_owners, sections
 from convmixer.errors import InputError
 from convmixer.presets import MODELS, RECIPES, run_config
@@ -119,3 +122,26 @@ def test_wrong_json_is_refused_with_its_place(values: object, message: str) -> N
 def test_unknown_presets_get_the_nearest_name(model: str, recipe: str, near: str) -> None:
     with pytest.raises(InputError, match=near):
         run_config(model, recipe)
+
+
+@pytest.mark.parametrize("value", ["/etc/x", "../../x", "", "a\0b", "\ud800", "x" * 200, ["a"], {"a": 1}, 3])
+@pytest.mark.parametrize("name", ["model", "recipe"])
+def test_names_that_become_part_of_a_path_are_names(name: str, value: Any) -> None:
+    with pytest.raises(InputError):
+        RunConfig.from_dict({**RunConfig().to_dict(), name: value})
+    with pytest.raises(InputError):
+        run_config(**{name: value or "/"})  # "" is the default
+
+
+@pytest.mark.parametrize("value", ["a\0b", "\ud800", "folder:\0"])
+def test_text_that_no_file_could_hold_is_refused(value: str) -> None:
+    values = RunConfig().to_dict()
+    with pytest.raises(InputError):
+        RunConfig.from_dict({**values, "data": {**values["data"], "data_dir": value, "dataset": value}})
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "1: 2", "? [a]\n: b", "- 3", '"\\ud800": 1'])
+def test_hostile_yaml_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "c.yaml").write_text(content)
+    with pytest.raises(InputError):
+        read_config(tmp_path / "c.yaml")

@@ -132,7 +132,7 @@ RECIPES: dict[str, Recipe] = {
 
 def model_preset(name: str) -> ModelPreset:
     """The preset called ``name``. Raises InputError, with the nearest name, if there is none."""
-    if name not in MODELS:
+    if not isinstance(name, str) or name not in MODELS:
         raise InputError(f"`model`: {name!r} is not a model; {nearest(name, MODELS)}")
     return MODELS[name]
 
@@ -151,10 +151,12 @@ def run_config(model: str | None = None, recipe: str = "baseline", **changes: An
     Raises:
         InputError: unknown preset, recipe or field, or an impossible value.
     """
-    if recipe not in RECIPES:
+    if not isinstance(recipe, str) or recipe not in RECIPES:
         raise InputError(f"`recipe`: {recipe!r} is not a recipe; {nearest(recipe, RECIPES)}")
     start = changes.get("init_from") if model is None else None
-    model, architecture, data = _trained_with(start) if start else _preset(model or "convmixer")
+    model, architecture, data = (
+        _trained_with(start) if isinstance(start, str) and start else _preset(model or "convmixer")
+    )
     if not str(changes.get("dataset", "")).startswith("folder:"):
         data = DataConfig()  # other data sets have the size they have
     base = RunConfig(

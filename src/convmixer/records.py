@@ -82,6 +82,8 @@ def build(cls: type[T], values: Any, where: str) -> T:
         record = msgspec.convert(values, cls)
     except msgspec.ValidationError as error:
         raise InputError(_located(error, values, cls, where)) from None
+    except (UnicodeError, RecursionError):
+        raise InputError(f"{where}: has text that no file could hold, or values nested too deep; correct it.") from None
     for place, key, known in _unknown(values, msgspec.to_builtins(record)):
         raise InputError(f"{where}{place}: unknown key {key!r}; {nearest(key, sorted(known))}")
     return record
@@ -134,6 +136,10 @@ def _converted(name: str, value: Any, hint: Any) -> Any:
         result = msgspec.convert(value, hint)
     except msgspec.ValidationError:
         raise InputError(_complaint(f"`{name}`", value, hint)) from None
+    except UnicodeError:
+        raise InputError(f"`{name}`: {_short(value)} has characters that are no text; correct it.") from None
+    if isinstance(result, str) and "\0" in result:
+        raise InputError(f"`{name}`: {_short(value)} has a NUL character; remove it.")
     if isinstance(result, float) and not math.isfinite(result):
         raise InputError(_complaint(f"`{name}`", value, hint))
     return result

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from pathlib import Path
 
 import pytest
@@ -103,3 +105,11 @@ def test_a_damaged_newest_one_never_takes_the_place_of_a_good_one(
     assert load_checkpoint(tmp_path) == ({"epoch": 1}, [])
     discard_damaged(tmp_path)
     assert load_checkpoint(tmp_path) == ({"epoch": 1}, [])  # nothing damaged, nothing removed
+
+
+@pytest.mark.parametrize("content", [b"", b"text", pickle.dumps(print), pickle.dumps([1])])
+def test_a_right_checksum_over_another_content_is_damage(tmp_path: Path, content: bytes) -> None:
+    seal = b"\nconvmixer sha256 " + hashlib.sha256(content).hexdigest().encode()
+    (tmp_path / CURRENT).write_bytes(content + seal)
+    with pytest.raises(DamagedCheckpointError, match="is no checkpoint"):
+        load_checkpoint(tmp_path)

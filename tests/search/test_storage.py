@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.storages.journal import JournalFileBackend
 
+from convmixer.errors import InputError
 from convmixer.runtime.environment import without_passwords
 from convmixer.search.processes import ActiveProcesses
 from convmixer.search.storage import JOURNAL, drop_torn_line, open_storage, start_anew
@@ -109,3 +110,10 @@ def test_passwords_stay_out_of_records() -> None:
         "--storage=postgresql://me:***@/db",
         "a:b@c",
     ]
+
+
+def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
+    for line in (b"\xff\xfe", b"{}", b'{"op_code": 0}', b"[1"):
+        (tmp_path / JOURNAL).write_bytes((line + b"\n") * 2)  # a torn last line is no damage
+        with pytest.raises(InputError, match=r"optuna\.journal: is damaged"):
+            open_storage(None, tmp_path)

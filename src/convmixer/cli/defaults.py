@@ -57,8 +57,8 @@ def read_config(path: Path) -> tuple[RunConfig, bool]:
     file = path / "config.json" if path.is_dir() else path
     read_record(file)  # a run's own is what was written, or refused
     values = _read_yaml(file) if file.suffix.lower() in (".yaml", ".yml") else read_json(file)
-    if not isinstance(values, dict):
-        raise InputError(f'{file}: expected settings by name, such as {{"epochs": 3}}, got {values!r}.')
+    if not (isinstance(values, dict) and all(isinstance(name, str) for name in values)):
+        raise InputError(f'{file}: expected settings by name, such as {{"epochs": 3}}, got {str(values)[:60]!r}.')
     if set(sections()) <= set(values):  # complete: a run's config.json
         return RunConfig.from_dict(values, where=str(file)), False
     flat: dict[str, Any] = {}
@@ -90,5 +90,5 @@ def _read_yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}).") from None

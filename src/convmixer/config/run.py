@@ -6,6 +6,8 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Self
 
@@ -31,6 +33,9 @@ _VARIANTS: dict[str, dict[str, str]] = {
 """What older versions called variant, as head and branch."""
 
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Checked):
     """Everything needed to repeat a run."""
@@ -49,6 +54,11 @@ class RunConfig(Checked):
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def _problems(self) -> Iterator[str]:
+        for name in ("model", "recipe"):  # they become part of the path that a run is written to
+            if not _NAME.fullmatch(value := getattr(self, name)):
+                yield f"`{name}`: {value[:60]!r} is no name; give one of letters, digits, dots, - and _."
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as ``config.json`` holds them."""

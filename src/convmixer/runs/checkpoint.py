@@ -96,5 +96,10 @@ def _body(path: Path) -> bytes:
 def read_state(path: Path) -> dict[str, Any]:
     """What was saved, on the CPU. Raises DamagedCheckpointError if the file is not what was written."""
     body = _body(path)
-    state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except Exception:  # whatever was sealed there, it is made of nothing but tensors and plain values, or refused
+        state = None
+    if not isinstance(state, dict):
+        raise DamagedCheckpointError(f"{path} is no checkpoint (its content is not what training writes)")
     return state

@@ -61,7 +61,13 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     if url is None:
         path = folder / JOURNAL
         path.touch()
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))
+        try:
+            return JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:  # whatever Optuna does with damaged lines
+            raise InputError(
+                f"{path}: is damaged ({type(error).__name__}); stop the other processes of this search and start it "
+                "again: its run directories are enough to go on."
+            ) from None
     scheme, colon, rest = url.partition("://")
     if scheme not in ("postgresql", "postgresql+psycopg") or not colon:
         raise InputError(
