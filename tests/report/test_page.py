@@ -73,6 +73,17 @@ def test_it_fits_and_can_be_read(page: Any) -> None:
     assert min(sizes) >= 12
 
 
+def test_accuracies_stay_in_their_column(page: Any) -> None:
+    beyond = """[...document.querySelectorAll('.pinned td:nth-child(2)')].filter(cell => {
+        const text = document.createRange();
+        cell.textContent = '85.60 ± 10.65%';
+        text.selectNodeContents(cell);
+        return text.getBoundingClientRect().right > cell.getBoundingClientRect().right;
+    }).length"""
+    assert page.locator(".pinned td:nth-child(2)").count() > 5
+    assert page.evaluate(beyond) == 0
+
+
 def test_texts_stand_out_from_their_ground(page: Any) -> None:
     """WCAG's contrast, at least 4.5 to 1, of ink and muted text on the paper, in either scheme."""
     contrast = """name => {
@@ -197,6 +208,14 @@ def test_nothing_is_cut_on_paper(page: Any) -> None:
         "[...document.querySelectorAll('table, figure svg')].map(e => e.getBoundingClientRect().right)"
     )
     assert max(wide) <= 689
+    lines = """([column, word]) => [...document.querySelectorAll(`.runs td:nth-child(${column})`)].map(cell => {
+        const text = document.createRange();
+        cell.textContent = word;
+        text.selectNodeContents(cell);
+        return text.getClientRects().length;
+    })"""
+    for column_and_word in ([5, "finished"], [7, "digits"], [8, "convmixer"]):
+        assert set(page.evaluate(lines, column_and_word)) == {1}, column_and_word
 
 
 def test_pictures_are_named_in_the_tree_that_screen_readers_use(page: Any) -> None:
