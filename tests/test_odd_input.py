@@ -30,7 +30,7 @@ LONG = "x" * 5000
         (("--out", LONG), "File name too long"),
         (("--config", LONG), "File name too long"),
         (("--dataset", f"folder:{LONG}"), "there is no folder xxx"),
-        (("--config", "exponent.json"), "lr: inf is out of range; give a finite value of at least 0."),
+        (("--config", "exponent.json"), "exponent.json: cannot be read as JSON (1e400 is too large a number)"),
         (("--config", "digits.json"), f"lr: 1{'0' * 59}… is out of range; give a finite value of at least 0."),
         (("--config", "thousands.json"), "thousands.json: cannot be read as JSON"),
         (("--config", "deep.json"), "deep.json: cannot be read as JSON"),

@@ -12,6 +12,7 @@ import functools
 import json
 import math
 import re
+import stat
 import types
 import typing
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from convmixer.errors import InputError, nearest
 
 T = TypeVar("T")
 
+_LARGEST_FILE = 2**28  # bytes of a JSON file
 _MOST_LETTERS = 60  # of a wrong value in a message
 _UNLIMITED = 2**31 - 1  # as an upper limit: what no machine has room for
 
@@ -67,13 +69,14 @@ def checked(record: T) -> T:
     return dataclasses.replace(record, **nested)  # type: ignore[type-var]
 
 
-def build(cls: type[T], values: Any, where: str) -> T:
+def build(cls: type[T], values: Any, where: str, *, others: bool = False) -> T:
     """Plain values, as JSON has them, as a dataclass; missing keys take their defaults.
 
     Args:
         cls: the dataclass; its fields may hold other dataclasses, tuples and dicts of them.
         values: mapping of the fields' names to values.
         where: what an error message begins with, such as the file's name.
+        others: whether keys that the dataclass does not have are passed over.
 
     Raises:
         InputError: unknown key (with the nearest known one), missing key, wrong type or impossible value.
@@ -84,7 +87,7 @@ def build(cls: type[T], values: Any, where: str) -> T:
         raise InputError(_located(error, values, cls, where)) from None
     except (UnicodeError, RecursionError):
         raise InputError(f"{where}: has text that no file could hold, or values nested too deep; correct it.") from None
-    for place, key, known in _unknown(values, msgspec.to_builtins(record)):
+    for place, key, known in () if others else _unknown(values, msgspec.to_builtins(record)):
         raise InputError(f"{where}{place}: unknown key {key!r}; {nearest(key, sorted(known))}")
     return record
 
@@ -95,13 +98,58 @@ def read(cls: type[T], path: Path) -> T:
 
 
 def read_json(path: Path) -> Any:
-    """The plain values in a JSON file. Raises InputError, with the path, if it is missing or damaged."""
+    """The plain values in a JSON file: a regular file of at most 256 MiB, as :func:`parse_json` reads it.
+
+    Raises:
+        InputError: it is missing, cannot be read or is not such a file.
+    """
+    return parse_json(read_bytes(path), str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file of at most 256 MiB: devices and pipes have no end.
+
+    Raises:
+        InputError: it is missing, cannot be read or is not such a file.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError(f"{path}: is not a regular file.")
+        if found.st_size > _LARGEST_FILE:
+            raise InputError(f"{path}: has {found.st_size / 2**20:,.0f} MiB, more than a record can have.")
+        return path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
-    except (OSError, ValueError, RecursionError) as error:  # bytes that are no text, numbers without an end, depth
-        raise InputError(f"{path}: cannot be read as JSON ({error}).") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from None
+
+
+def parse_json(content: bytes | str, where: str) -> Any:
+    """The plain values that JSON text says; numbers are finite.
+
+    Args:
+        content: the text, as bytes in UTF-8.
+        where: what an error message begins with, such as the file's name.
+
+    Raises:
+        InputError: not UTF-8, not JSON, NaN or infinity, or nested too deeply.
+    """
+    try:
+        text = content if isinstance(content, str) else content.decode("utf-8")
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError) as error:  # bytes that are no text, numbers without an end, depth
+        raise InputError(f"{where}: cannot be read as JSON ({error}).") from None
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not a number")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return value
 
 
 def scalar_type(hint: Any) -> type[bool | int | float | str] | None:
@@ -193,9 +241,11 @@ def _located(error: msgspec.ValidationError, values: Any, cls: Any, where: str) 
     """The sentence for msgspec's error: the place in the values, and what is wrong with the value there."""
     text, _, path = str(error).partition(" - at `$")
     hint, value = cls, values
-    *steps, last = re.findall(r"\.([^.\[`]+)|\[(\d+)\]", path) or [("", "")]
+    *steps, last = re.findall(r"\.([^.\[`]+)|\[(\d+|\.{3})\]", path) or [("", "")]
     place = where
     for name, index in [*steps, last] if path else []:
+        if index == "...":  # a value of a mapping; msgspec does not say which
+            return f"{place}: {text} in one of its values."
         place += f".{name}" if name else f"[{index}]"
         value = value[name] if name else value[int(index)]
         kinds = [kind for kind, _ in _options(hint)]

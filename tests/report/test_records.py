@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ from convmixer.report.collect import collect, shown_command
 from convmixer.report.compare import grouped, summarize
 from convmixer.report.insight import of_row, of_search
 from convmixer.report.records import ComparisonRow, StudyRecord
+from convmixer.report.render import markdown, page
+from convmixer.report.write import csv_text, json_text
 from convmixer.runs import RunDir
 from convmixer.utils.metrics import main_effects
-from tests.helpers.studies import experiment, write
+from tests.helpers.studies import PUBLISHED, experiment, grid_search, trial, write
 
 
 def summary(folder: Path, path: str) -> dict[str, Any]:
@@ -199,7 +203,7 @@ def test_a_damaged_plan_is_a_problem_and_no_failure(loose: Path, content: str) -
     (loose / "grid_search.json").write_text(content)
     record = summarize(collect(loose), "")
     assert [e.name for e in record.experiments if e.designed] == ["good"]
-    assert [problem.split(":")[0] for problem in record.problems] == ["experiments/bad.json", "grid_search.json"]
+    assert [problem.split(".json")[0] for problem in record.problems] == ["experiments/bad", "grid_search"]
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "empty"])
@@ -225,3 +229,60 @@ def test_status_is_that_of_the_run_directory(study_folder: Path, record: StudyRe
     for run in record.runs:
         if run.status not in ("missing", "unreadable"):
             assert run.status == RunDir(study_folder / run.path).status()
+
+
+HOSTILE: list[Any] = [
+    None,
+    "text",
+    "",
+    [],
+    {},
+    ["x"],
+    {"x": []},
+    True,
+    -1,
+    10**30,
+    1e308,
+    "../../../x",
+    "\x1b[2J<b>",
+    [[[]]],
+]
+
+
+def places(values: Any, where: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where in nested values something may be put."""
+    yield where
+    items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    for key, value in items:
+        yield from places(value, (*where, key))
+
+
+def test_any_value_anywhere_in_a_strangers_records(loose: Path, tmp_path: Path) -> None:
+    """Whatever is put in the place of a value, the report is written, and by far the most of it is named."""
+    row = {"label": "a", "changes": {"dim": 8}, "published": PUBLISHED, "runs": [{"seed": 0, "path": "base-0"}]}
+    write(loose / "experiments" / "one.json", experiment("one", [row]))
+    trials = [trial(loose, i, 0.01 * (i + 1), f"base-{i}") for i in range(2)]
+    write(loose / "grid_search.json", grid_search(trials, [{"seed": 0, "path": "base-0"}]))
+    chance, named = random.Random(0), 0
+    names = ("base-0/summary.json", "base-0/environment.json", "base-0/dataset.json", "base-0/evaluation_test.json")
+    for name in (*names, "experiments/one.json", "grid_search.json"):
+        file = loose / name
+        before, content = file.read_text(), json.loads(file.read_text())
+        every = [place for place in places(content) if len(place) < 5]
+        for number, place in enumerate(chance.sample(every, min(len(every), 8))):
+            changed = json.loads(before)
+            holder = changed
+            for key in place[:-1]:
+                holder = holder[key]
+            value = HOSTILE[number % len(HOSTILE)]
+            if place:
+                holder[place[-1]] = value
+            file.write_text(json.dumps(changed if place else value))
+            record = summarize(collect(loose), "")
+            page(record, [], None)
+            markdown(record, [], None, "study")
+            json_text(record)
+            csv_text(record)
+            named += bool(record.problems)
+        file.write_text(before)
+    assert named > 15

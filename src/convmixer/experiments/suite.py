@@ -15,6 +15,7 @@ from convmixer.errors import InputError
 from convmixer.experiments.definition import Experiment, PlannedRow, Profile, Search, base_config, plan
 from convmixer.experiments.progress import StudyProgress
 from convmixer.manifest import MARK, Manifest, read_record
+from convmixer.records import parse_json
 from convmixer.runs import Summary
 from convmixer.runtime.terminal import Terminal
 from convmixer.search.grid_search import grid_search
@@ -162,11 +163,11 @@ def _check_same_study(path: Path, record: dict[str, Any]) -> None:
     if content is None:
         return
     try:
-        old = json.loads(content)
+        old = parse_json(content, str(path))
         differences = [
             f"{key} {old[key]}, not {record[key]}" for key in ("profile", "dataset") if old[key] != record[key]
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise InputError(f"{path}: is not an experiment's record ({error}); choose another --out.") from None
     if differences:
         raise InputError(f"{path}: holds this experiment with {' and '.join(differences)}; choose another --out.")

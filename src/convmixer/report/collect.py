@@ -7,7 +7,6 @@ What is missing, unfinished or unreadable is reported as such.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import shlex
 from collections import Counter
@@ -21,6 +20,7 @@ from convmixer.data import DatasetInfo
 from convmixer.errors import InputError
 from convmixer.experiments import EXPERIMENTS, PublishedResult
 from convmixer.manifest import NAME, read_record
+from convmixer.records import build, parse_json
 from convmixer.report.records import ComparisonRow, ExperimentRecord, RunRow, SearchRecord
 from convmixer.runs import EpochRecord, RunDir, TrialRecord
 from convmixer.utils.metrics import Evaluation
@@ -143,60 +143,113 @@ def _shortest_names(paths: Sequence[str], root: Path) -> list[str]:
 # The files beside the runs
 
 
-def _parsed(root: Path, file: str, parse: Callable[[str, Any], T], problems: list[str]) -> T | None:
+@dataclass(frozen=True, kw_only=True)
+class _PlannedRun:
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PlannedRow:
+    label: str
+    changes: dict[str, Any]
+    runs: tuple[_PlannedRun, ...]
+    published: PublishedResult | None = None
+    document: PublishedResult | None = None
+    """What older versions called published."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ExperimentFile:
+    """What is read of ``experiments/<name>.json``."""
+
+    name: str
+    rows: tuple[_PlannedRow, ...]
+    question: str = ""
+    profile: str | None = None
+    dataset: str | None = None
+    base: str | None = None
+    command: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Winner:
+    values: dict[str, Any]
+    runs: tuple[_PlannedRun, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SearchFile:
+    """What is read of ``grid_search.json``."""
+
+    name: str
+    space: dict[str, Any]
+    trials: tuple[TrialRecord, ...]
+    sampler: str | None = None
+    dataset: str | None = None
+    command: tuple[str, ...] | None = None
+    winner: _Winner | None = None
+
+
+def _parsed(root: Path, file: str, parse: Callable[[str, Any, str], T], problems: list[str]) -> T | None:
     """What ``parse`` makes of the folder that a file is about and of its content; a sentence if it is damaged."""
     folder = Path(file).parent if Path(file).name == _SEARCH else Path(file).parent.parent
     try:
-        return parse(folder.as_posix(), json.loads(read_record(root / file) or b""))
+        return parse(folder.as_posix(), parse_json(read_record(root / file) or b"", file), file)
     except InputError as error:
         problems.append(str(error).replace(f"{root}{os.sep}", ""))
-    except (KeyError, TypeError, AttributeError) as error:
-        problems.append(f"{file}: is not as convmixer writes it ({error!r}).")
-    except (OSError, ValueError) as error:
-        problems.append(f"{file}: cannot be read as JSON ({error}).")
+    except OSError as error:
+        problems.append(f"{file}: cannot be read ({error.strerror}).")
     return None
 
 
-def _experiment(folder: str, values: dict[str, Any]) -> ExperimentRecord:
-    name = values["name"]
+def _experiment(folder: str, values: Any, where: str) -> ExperimentRecord:
+    file = build(_ExperimentFile, values, where, others=True)
+    rows = tuple(
+        ComparisonRow(
+            label=row.label,
+            changes=row.changes,
+            published=row.published or row.document,
+            runs=_paths(folder, row.runs, where),
+            is_base=row.label == file.base,
+        )
+        for row in file.rows
+    )
     return ExperimentRecord(
-        name=_joined(folder, name),
-        title=_title(folder, name),
-        question=values.get("question", ""),
-        profile=values.get("profile"),
-        dataset=values.get("dataset"),
-        base=values.get("base"),
-        command=shown_command(values.get("command")),
-        rows=tuple(
-            ComparisonRow(
-                label=row["label"],
-                changes=dict(row["changes"]),
-                published=_published(row.get("published", row.get("document"))),
-                runs=_paths(folder, row["runs"]),
-                is_base=row["label"] == values.get("base"),
-            )
-            for row in values["rows"]
-        ),
+        name=_name(folder, file.name, where),
+        title=_title(folder, file.name),
+        question=file.question,
+        profile=file.profile,
+        dataset=file.dataset,
+        base=file.base,
+        command=shown_command(file.command),
+        rows=rows,
     )
 
 
-def _search(folder: str, values: dict[str, Any]) -> SearchRecord:
-    name, winner = values["name"], values.get("winner")
+def _search(folder: str, values: Any, where: str) -> SearchRecord:
+    file = build(_SearchFile, values, where, others=True)
+    winner = file.winner
     return SearchRecord(
-        name=_joined(folder, name),
-        title=_title(folder, name),
-        space=dict(values["space"]),
-        sampler=values.get("sampler"),
-        dataset=values.get("dataset"),
-        command=shown_command(values.get("command")),
+        name=_name(folder, file.name, where),
+        title=_title(folder, file.name),
+        space=file.space,
+        sampler=file.sampler,
+        dataset=file.dataset,
+        command=shown_command(file.command),
         trials=tuple(
-            TrialRecord(**{**trial, "path": _joined(folder, trial["path"]) if trial["path"] else ""})
-            for trial in values["trials"]
+            replace(trial, path=_inside(folder, trial.path, where) if trial.path else "") for trial in file.trials
         ),
-        winner=ComparisonRow(label="winner", changes=dict(winner["values"]), runs=_paths(folder, winner["runs"]))
+        winner=ComparisonRow(label="winner", changes=winner.values, runs=_paths(folder, winner.runs, where))
         if winner
         else None,
     )
+
+
+def _name(folder: str, name: str, where: str) -> str:
+    """The name below ``folder``; pictures are called after it, so it must not lead to another one."""
+    if not name or Path(name).name != name or not name.isprintable():
+        raise InputError(f"{where}: {name[:60]!r} cannot be a name; it must not have slashes or control characters.")
+    return _joined(folder, name)
 
 
 def _title(folder: str, name: str) -> str:
@@ -204,12 +257,15 @@ def _title(folder: str, name: str) -> str:
     return name.replace("_", " ").capitalize() + (f" ({folder})" if folder != "." else "")
 
 
-def _published(values: dict[str, Any] | None) -> PublishedResult | None:
-    return PublishedResult(**values) if values else None
+def _paths(folder: str, runs: Sequence[_PlannedRun], where: str) -> tuple[str, ...]:
+    return tuple(_inside(folder, run.path, where) for run in runs)
 
 
-def _paths(folder: str, runs: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    return tuple(_joined(folder, run["path"]) for run in runs)
+def _inside(folder: str, path: str, where: str) -> str:
+    """A recorded path, which must not leave the folder of the file that records it."""
+    if os.path.isabs(path) or _joined(path).split("/")[0] == ".." or "\0" in path:  # noqa: PTH117
+        raise InputError(f"{where}: the run {path[:60]!r} lies elsewhere; a record's runs are beside it.")
+    return _joined(folder, path)
 
 
 # Run directories
@@ -223,11 +279,15 @@ def _load(root: Path, path: str) -> Run:
     try:
         return _read(run, path)
     except InputError as error:
-        return Run(RunRow(path=path, status="unreadable", message=str(error).replace(f"{root}{os.sep}", "")))
+        message = str(error).replace(f"{root}{os.sep}", "")
+    except OSError as error:
+        message = f"{error.filename or path}: cannot be read ({error.strerror})."
+    return Run(RunRow(path=path, status="unreadable", message=message))
 
 
 def _read(run: RunDir, path: str) -> Run:
-    config, summary, environment = run.config(), run.summary(), run.environment()
+    config, summary = run.config(), run.summary()
+    environment = build(_Environment, run.environment(), str(run.path / "environment.json"), others=True)
     info = run.dataset() if (run.path / "dataset.json").exists() else None
     evaluation = run.evaluation()
     metrics = summary.to_dict() if summary else {}
@@ -249,9 +309,9 @@ def _read(run: RunDir, path: str) -> Run:
         val_images=sizes.get("val"),
         test_images=sizes.get("test"),
         calibration_error=evaluation.expected_calibration_error if evaluation else None,
-        machine=_machine(environment),
-        commit=environment.get("commit"),
-        command=shown_command(environment.get("command")),
+        machine=environment.machine,
+        commit=environment.commit,
+        command=shown_command(environment.command),
         repeat=shlex.join(["convmixer", "train", "--config", _joined(path, "config.json")]),
         extra_metrics={
             name: value
@@ -263,11 +323,21 @@ def _read(run: RunDir, path: str) -> Run:
     return Run(row, config, info, tuple(run.metrics()), evaluation)
 
 
-def _machine(environment: dict[str, Any]) -> str | None:
-    machine = environment.get("device")
-    if machine and environment.get("threads"):
-        return f"{machine} ({environment['threads']} of {environment.get('cpu_count')} CPU cores)"
-    return machine
+@dataclass(frozen=True, kw_only=True)
+class _Environment:
+    """What is read of ``environment.json``."""
+
+    device: str | None = None
+    threads: int | None = None
+    cpu_count: int | None = None
+    commit: str | None = None
+    command: tuple[str, ...] | None = None
+
+    @property
+    def machine(self) -> str | None:
+        if self.device and self.threads:
+            return f"{self.device} ({self.threads} of {self.cpu_count} CPU cores)"
+        return self.device
 
 
 _FROM_SUMMARY = (

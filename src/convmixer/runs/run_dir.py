@@ -21,7 +21,7 @@ import json
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,7 +33,7 @@ from convmixer.errors import InputError, Interrupted
 from convmixer.files import file_lock, is_locked, write_atomic
 from convmixer.manifest import MARK, Manifest
 from convmixer.manifest import NAME as MANIFEST
-from convmixer.records import build
+from convmixer.records import build, parse_json
 from convmixer.runs.checkpoint import CURRENT, PREVIOUS
 from convmixer.runs.records import EpochRecord, InitialWeights, Status, Summary
 from convmixer.utils.metrics import Evaluation
@@ -89,22 +89,14 @@ class RunDir:
     def metrics(self) -> list[EpochRecord]:
         """The finished epochs in ``metrics.jsonl``."""
         path, content = self.path / "metrics.jsonl", self.manifest.read("metrics.jsonl") or b""
-        try:
-            lines = [json.loads(line) for line in content.decode().splitlines()]
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}: does not hold a run's epochs ({error}).") from None
-        return [build(EpochRecord, values, f"{path}: line {number}") for number, values in enumerate(lines, 1)]
+        places = ((line, f"{path}: line {number}") for number, line in enumerate(content.splitlines(), 1))
+        return [build(EpochRecord, parse_json(line, place), place) for line, place in places]
 
     def evaluation(self, split: str = "test") -> Evaluation | None:
         """``evaluation_<split>.json``, or None if the split was not evaluated."""
         name = f"evaluation_{split}.json"
         values = self._read(name, optional=True)
-        if values is None:
-            return None
-        try:
-            return Evaluation.from_dict({field.name: values[field.name] for field in fields(Evaluation)})
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{self.path / name}: does not hold an evaluation ({error!r}).") from None
+        return None if values is None else Evaluation.from_dict(values, str(self.path / name))
 
     def initial_weights(self) -> InitialWeights | None:
         """``init.json``, or None if the run started from random weights."""
@@ -170,10 +162,7 @@ class RunDir:
             if optional:
                 return None
             raise InputError(f"{path}: no such file; is {self.path} a run directory?")
-        try:
-            return json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}: cannot be read as JSON ({error}).") from None
+        return parse_json(content, str(path))
 
     def check_can_use(self, config: RunConfig, *, resume: bool) -> Summary | None:
         """Checks that a run with ``config`` may use this directory; returns the summary of one that has ended.

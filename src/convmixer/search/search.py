@@ -21,6 +21,7 @@ from convmixer.data import Dataset
 from convmixer.errors import InputError
 from convmixer.files import file_lock, write_atomic
 from convmixer.manifest import MARK, Manifest
+from convmixer.records import parse_json
 from convmixer.runs import Outcome, RunDir, Summary, TrialRecord, config_differences
 from convmixer.search.pool import RunCrashedError, RunPool
 from convmixer.search.processes import ActiveProcesses
@@ -119,7 +120,7 @@ class Search(abc.ABC):
             InputError: it belongs to another search.
         """
         try:
-            old = json.loads(Manifest(self.out).read(RECORDS) or b"")
+            old = parse_json(Manifest(self.out).read(RECORDS) or b"", str(self.out / RECORDS))
             points = {int(row["number"]): dict(row["values"]) for row in old["trials"]}
             base = RunConfig.from_dict(old["config"])
             options = [(name, old[name]) for name in ("sampler", "pruner", "trial_seeds")]

@@ -15,6 +15,9 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from convmixer.errors import InputError
+from convmixer.records import build
+
 CALIBRATION_BINS = 15
 """As in Guo et al. 2017, arXiv 1706.04599, table 1."""
 
@@ -95,19 +98,47 @@ class Evaluation:
         return dataclasses.asdict(self) | {"confusion": confusion}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`."""
-        confusion = values["confusion"]
-        if isinstance(confusion, Mapping):
-            cells, k = confusion, len(values["per_class"])
-            confusion = np.zeros((k, k), dtype=np.int64)
-            confusion[cells["true"], cells["predicted"]] = cells["images"]
-        parsed = {
-            "per_class": tuple(ClassRow(**row) for row in values["per_class"]),
-            "calibration": tuple(CalibrationBin(**row) for row in values["calibration"]),
-            "confusion": np.asarray(confusion, dtype=np.int64),
-        }
-        return cls(**{**values, **parsed})
+    def from_dict(cls, values: Mapping[str, Any], where: str = "evaluation") -> Self:
+        """The inverse of :meth:`to_dict`; other keys are passed over.
+
+        Raises:
+            InputError: a missing key or a wrong type, or a confusion matrix of another number of classes.
+        """
+        known = build(_Written, values, where, others=True)
+        k, confusion = len(known.per_class), known.confusion
+        dense = np.zeros((k, k), dtype=np.int64)
+        try:
+            if isinstance(confusion, _Cells):
+                dense[confusion.true, confusion.predicted] = confusion.images
+            elif [len(row) for row in confusion] == [k] * k:
+                dense[:] = confusion
+            else:
+                raise ValueError(f"{len(confusion)} rows")
+        except (IndexError, ValueError, OverflowError) as error:
+            raise InputError(f"{where}.confusion: is not a matrix of {k} classes ({error}).") from None
+        return cls(**{**vars(known), "confusion": dense})
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """The cells of a confusion matrix that are not 0."""
+
+    true: list[int]
+    predicted: list[int]
+    images: list[int]
+
+
+@dataclass(frozen=True)
+class _Written:
+    """An :class:`Evaluation` as its file has it."""
+
+    accuracy: float
+    top5_accuracy: float
+    loss: float
+    expected_calibration_error: float
+    per_class: tuple[ClassRow, ...]
+    calibration: tuple[CalibrationBin, ...]
+    confusion: list[list[int]] | _Cells
 
 
 def _cells(confusion: NDArray[np.int64]) -> dict[str, list[int]]:

@@ -16,6 +16,7 @@ from rich.console import Console
 from convmixer.config import RunConfig
 from convmixer.errors import InputError, Interrupted
 from convmixer.manifest import Manifest, read_record
+from convmixer.records import build, parse_json
 from convmixer.runs import EpochRecord, Summary
 from convmixer.training.observers import RunObserver
 from convmixer.training.tracking.mlflow import Mlflow
@@ -118,8 +119,8 @@ class Tracking(RunObserver):
         """The trackers that already have a record of this run."""
         ids: dict[str, str] = {"tensorboard": ""} if (self.folder / "tensorboard").exists() else {}
         content = read_record(self.folder / _IDS)
-        with contextlib.suppress(ValueError):
-            ids |= json.loads(content or b"{}")
+        with contextlib.suppress(InputError):
+            ids |= build(dict[str, str], parse_json(content or b"{}", _IDS), _IDS)
         return ids
 
 
