@@ -22,7 +22,7 @@ from convmixer.experiments import EXPERIMENTS, PublishedResult
 from convmixer.manifest import NAME, read_record
 from convmixer.records import build, parse_json
 from convmixer.report.records import ComparisonRow, ExperimentRecord, RunRow, SearchRecord
-from convmixer.runs import EpochRecord, RunDir, TrialRecord
+from convmixer.runs import EpochRecord, Outcome, RunDir, TrialRecord
 from convmixer.utils.metrics import Evaluation
 
 T = TypeVar("T")
@@ -143,6 +143,16 @@ def _shortest_names(paths: Sequence[str], root: Path) -> list[str]:
 # The files beside the runs
 
 
+_Scalar = bool | int | float | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Range:
+    low: int | float
+    high: int | float
+    log: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class _PlannedRun:
     path: str
@@ -151,7 +161,7 @@ class _PlannedRun:
 @dataclass(frozen=True, kw_only=True)
 class _PlannedRow:
     label: str
-    changes: dict[str, Any]
+    changes: dict[str, _Scalar | tuple[int, ...] | None]
     runs: tuple[_PlannedRun, ...]
     published: PublishedResult | None = None
     document: PublishedResult | None = None
@@ -172,8 +182,19 @@ class _ExperimentFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Trial:
+    number: int
+    values: dict[str, _Scalar]
+    seed: int
+    path: str | None
+    state: Outcome
+    val_accuracy: float | None
+    epoch_seconds: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Winner:
-    values: dict[str, Any]
+    values: dict[str, _Scalar]
     runs: tuple[_PlannedRun, ...]
 
 
@@ -182,8 +203,8 @@ class _SearchFile:
     """What is read of ``grid_search.json``."""
 
     name: str
-    space: dict[str, Any]
-    trials: tuple[TrialRecord, ...]
+    space: dict[str, list[_Scalar] | _Range]
+    trials: tuple[_Trial, ...]
     sampler: str | None = None
     dataset: str | None = None
     command: tuple[str, ...] | None = None
@@ -207,7 +228,7 @@ def _experiment(folder: str, values: Any, where: str) -> ExperimentRecord:
     rows = tuple(
         ComparisonRow(
             label=row.label,
-            changes=row.changes,
+            changes=dict(row.changes),
             published=row.published or row.document,
             runs=_paths(folder, row.runs, where),
             is_base=row.label == file.base,
@@ -232,14 +253,15 @@ def _search(folder: str, values: Any, where: str) -> SearchRecord:
     return SearchRecord(
         name=_name(folder, file.name, where),
         title=_title(folder, file.name),
-        space=file.space,
+        space={name: vars(ends) if isinstance(ends, _Range) else ends for name, ends in file.space.items()},
         sampler=file.sampler,
         dataset=file.dataset,
         command=shown_command(file.command),
         trials=tuple(
-            replace(trial, path=_inside(folder, trial.path, where) if trial.path else "") for trial in file.trials
+            TrialRecord(**vars(trial) | {"path": _inside(folder, trial.path, where) if trial.path else ""})
+            for trial in file.trials
         ),
-        winner=ComparisonRow(label="winner", changes=winner.values, runs=_paths(folder, winner.runs, where))
+        winner=ComparisonRow(label="winner", changes=dict(winner.values), runs=_paths(folder, winner.runs, where))
         if winner
         else None,
     )
