@@ -24,8 +24,6 @@ from convmixer.records import Checked, build
 RENAMED = {"matrix_lr": "muon_lr", "branch_gamma": "init_residual_gamma"}
 """Fields of older versions and what they are called now; ``config.json`` and the command line may have either."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
 _VARIANTS: dict[str, dict[str, str]] = {
     "base": {},
     "rh": {"head": "rh"},
@@ -33,7 +31,6 @@ _VARIANTS: dict[str, dict[str, str]] = {
     "bn": {"branch": "bottleneck"},
 }
 """What older versions called variant, as head and branch."""
-
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
