@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from convmixer import manifest
 from convmixer.files import write_atomic
 
 
@@ -19,7 +20,9 @@ def run_records(folder: Path) -> list[dict[str, Any]]:
         epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         columns = {key: [rounded(epoch[key]) for epoch in epochs] for key in (epochs[0] if epochs else {})}
         records.append({"run": run.relative_to(folder).as_posix(), **files, "metrics.jsonl": columns})
-    for path in sorted((*folder.glob("experiments/*.json"), *folder.glob("grid_search.json"))):
+    for path in sorted({*folder.glob("experiments/*.json"), *folder.glob("grid_search.json")}):
+        if path.name == manifest.NAME:  # sums of files that are not among the records
+            continue
         records.append({"file": path.relative_to(folder).as_posix(), "content": read(path, {})})
     return records
 

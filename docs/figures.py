@@ -17,7 +17,7 @@ from convmixer.config import per_block_text
 from convmixer.models import describe_models
 from convmixer.report.records import StudyRecord
 from convmixer.utils.architecture import architecture
-from convmixer.utils.metrics import mean_interval, paired_difference
+from convmixer.utils.comparisons import mean_interval, paired_difference
 from convmixer.utils.visualization import save_figure
 
 HERE = Path(__file__).parent

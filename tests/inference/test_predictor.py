@@ -178,7 +178,7 @@ def test_evaluations_are_read_from_the_run_directory(run: Path, digits: Dataset)
     assert kept is not None
     assert kept.to_dict() == evaluation.figures.to_dict()
     RunDir(run).write_json("evaluation_val.json", {})
-    with pytest.raises(InputError, match="does not hold an evaluation"):
+    with pytest.raises(InputError, match="has no accuracy"):
         RunDir(run).evaluation("val")
 
 

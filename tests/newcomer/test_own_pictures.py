@@ -75,7 +75,8 @@ def test_from_a_folder_of_pictures_to_a_report(tmp_path: Path) -> None:
     page = (tmp_path / "my run" / "report" / "report.html").read_text()
     assert all(name in page for name in CLASSES)
     for picture in ("sheet.png", "my run/learning_curve.png", "my run/mistakes_test.png"):
-        assert Image.open(tmp_path / picture).width > 200
+        with Image.open(tmp_path / picture) as drawn:
+            assert drawn.width > 200
     opened_in_a_browser(tmp_path / "my run" / "report" / "report.html")
 
 

@@ -30,7 +30,7 @@ from convmixer.report.figures import (
 from convmixer.report.records import StudyRecord
 from convmixer.report.render import inlined
 from convmixer.runs import RunDir
-from convmixer.utils.metrics import MainEffect
+from convmixer.utils.comparisons import MainEffect
 from convmixer.utils.study_figures import (
     CostPoint,
     DifferencePoint,

@@ -23,7 +23,7 @@ from convmixer.report.records import ComparisonRow, StudyRecord
 from convmixer.report.render import markdown, page
 from convmixer.report.write import csv_text, json_text
 from convmixer.runs import RunDir
-from convmixer.utils.metrics import main_effects
+from convmixer.utils.comparisons import main_effects
 from tests.helpers.studies import PUBLISHED, experiment, grid_search, trial, write
 
 

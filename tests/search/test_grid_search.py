@@ -260,8 +260,8 @@ def test_what_is_drawn_does_not_depend_on_interruptions(
 
     def stop(self: TrainingLoop) -> Any:
         calls[0] += 1
-        if calls[0] % 6 == 0:
-            raise [Interrupted(15), KeyboardInterrupt()][calls[0] % 12 == 0]
+        if calls[0] % 4 == 0:
+            raise [Interrupted(15), KeyboardInterrupt()][calls[0] % 8 == 0]
         return record(self)
 
     monkeypatch.setattr(TrainingLoop, "_record", stop)

@@ -12,7 +12,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convmixer.utils.metrics import (
+from convmixer.utils.comparisons import (
     PairedDifference,
     holm,
     main_effects,

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from convmixer.utils.comparisons import MeanInterval, accuracy_interval, mean_interval
 from convmixer.utils.formatting import (
     accuracy,
     count,
@@ -19,7 +20,6 @@ from convmixer.utils.formatting import (
     points,
     settings,
 )
-from convmixer.utils.metrics import MeanInterval, accuracy_interval, mean_interval
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from convmixer.utils.metrics import (
-    Evaluation,
-    accuracy_interval,
-    calibration_bins,
-    evaluate_predictions,
-    expected_calibration_error,
-    mean_interval,
-)
+from convmixer.utils.comparisons import accuracy_interval, mean_interval
+from convmixer.utils.metrics import Evaluation, calibration_bins, evaluate_predictions, expected_calibration_error
 
 # The first example imports scikit-learn, which takes longer than the deadline.
 patient = settings(deadline=None, max_examples=60)

@@ -73,7 +73,7 @@ class GridSearch:
 def _show(result: SearchResult, config: SearchConfig, title: str) -> None:
     """Prints all runs, the best first; the effect of each listed value; the winner over seeds."""
     from convmixer.search.grid_search import marginals
-    from convmixer.utils.metrics import mean_interval
+    from convmixer.utils.comparisons import mean_interval
 
     names = [dimension.name for dimension in config.space()]
     rows = []

@@ -160,7 +160,7 @@ def _say_unfinished(path: Path, epoch: int | None) -> None:
 
 
 def _print_evaluation(evaluation: RunEvaluation) -> None:
-    from convmixer.utils.metrics import accuracy_interval
+    from convmixer.utils.comparisons import accuracy_interval
 
     figures, console = evaluation.figures, Terminal()
     low, high = accuracy_interval(round(figures.accuracy * evaluation.images), evaluation.images)

@@ -20,7 +20,7 @@ from convmixer.report.records import (
     StudyRecord,
 )
 from convmixer.runs import TrialRecord
-from convmixer.utils.metrics import (
+from convmixer.utils.comparisons import (
     MeanInterval,
     holm,
     main_effects,

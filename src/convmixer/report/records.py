@@ -12,7 +12,7 @@ from typing import Any, Self
 from convmixer.experiments import PublishedResult
 from convmixer.records import build
 from convmixer.runs import TrialRecord
-from convmixer.utils.metrics import MainEffect, MeanInterval, Verdict
+from convmixer.utils.comparisons import MainEffect, MeanInterval, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)

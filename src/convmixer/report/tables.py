@@ -14,6 +14,7 @@ from convmixer.presets import run_config
 from convmixer.report.insight import of_row, short_commit
 from convmixer.report.records import ComparisonRow, Difference, ExperimentRecord, RunRow, SearchRecord, StudyRecord
 from convmixer.runs import TrialRecord
+from convmixer.utils.comparisons import MeanInterval
 from convmixer.utils.formatting import (
     NOTHING,
     accuracy,
@@ -27,7 +28,7 @@ from convmixer.utils.formatting import (
     points,
     settings,
 )
-from convmixer.utils.metrics import Evaluation, MeanInterval
+from convmixer.utils.metrics import Evaluation
 
 
 @dataclass(frozen=True)

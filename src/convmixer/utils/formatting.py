@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # numpy, which the command line does without until it computes
-    from convmixer.utils.metrics import MeanInterval
+    from convmixer.utils.comparisons import MeanInterval
 
 NOTHING = "–"
 """Stands for a number that does not exist."""
@@ -49,7 +49,7 @@ def mean_accuracy(interval: MeanInterval | None) -> str:
 
 def accuracy(value: float | None, images: int | None) -> str:
     """The accuracy of one run on ``images`` images with its 95% Wilson interval: 94.44% (74.2 to 99.0)."""
-    from convmixer.utils.metrics import accuracy_interval
+    from convmixer.utils.comparisons import accuracy_interval
 
     if value is None or not images:
         return percent(value)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from convmixer.utils.comparisons import MainEffect
 from convmixer.utils.formatting import duration, half_width, number, percent, points
-from convmixer.utils.metrics import MainEffect
 from convmixer.utils.visualization import (
     BLUE,
     HEAT,
