@@ -23,7 +23,7 @@ from convmixer.inference.torch_predictor import TorchPredictor
 from convmixer.inference.tta import View, itself, views
 from convmixer.manifest import Manifest
 from convmixer.runs import RunDir
-from convmixer.runs.data import LabelledImages, load_images
+from convmixer.runs.data import LabelledImages, load_images, other_images
 from convmixer.runtime.device import dtype_name
 from convmixer.utils.metrics import Evaluation, evaluate_predictions
 from convmixer.utils.temperature import TemperatureScaling
@@ -239,10 +239,7 @@ def _images(
     if dataset is None or isinstance(dataset, str):
         return load_images(run, split, dataset=dataset, data_dir=data_dir, source=source)
     if dataset.info.fingerprint != run.dataset().fingerprint:
-        raise InputError(
-            f"{dataset.info.name}: these are not the images that {run.path} was trained on "
-            "(their fingerprint differs from the one in its dataset.json); evaluate on the original data."
-        )
+        raise InputError(other_images(run, dataset.info.name))
     if split not in dataset.splits:
         raise InputError(f"--split: this run has no {split} part; choose from {', '.join(dataset.splits)}.")
     return LabelledImages(dataset.info.name, dataset.splits, own=True)

@@ -61,12 +61,17 @@ def load_own_data(run: RunDir, *, download: bool = False, console: Console | Non
             continue
         if dataset.info.fingerprint == info.fingerprint:
             return dataset
-        problems.append(
-            f"{data.dataset}: these are not the images that {run.path} was trained on (their fingerprint differs from "
-            "the one in its dataset.json)."
-        )
+        problems.append(other_images(run, data.dataset))
     where = "--dataset folder:PATH" if run.config().data.dataset.startswith("folder:") else "--data-dir"
     raise InputError(f"{problems[-1]} If the data moved, say with {where} where they are now.")
+
+
+def other_images(run: RunDir, name: str) -> str:
+    """What is said of a data set ``name`` whose fingerprint is not that of the run's data."""
+    return (
+        f"{name}: these are not the images that {run.path} was trained on (their fingerprint differs from the one in "
+        "its dataset.json)."
+    )
 
 
 def _places(run: RunDir) -> Iterator[DataConfig]:
@@ -125,8 +130,7 @@ def load_images(
         pass  # it cannot be divided as the run's data were, so it is another set
     if dataset is None:
         raise InputError(
-            f"{data.dataset}: these are not the images that {run.path} was trained on (their fingerprint differs from "
-            "the one in its dataset.json); to evaluate on others all the same, name them with --dataset."
+            f"{other_images(run, data.dataset)} To evaluate on others all the same, name them with --dataset."
         )
     return LabelledImages(collection.name, _other(run, collection, split), own=False)
 
