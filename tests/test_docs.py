@@ -20,6 +20,7 @@ from PIL import Image
 from convmixer.config import DataConfig
 from convmixer.experiments import PROFILES, Experiment
 from convmixer.experiments.definition import plan
+from tests.helpers import processes
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -64,9 +65,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
     nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    command = ["bash", "-c", line]
-    environment = {**os.environ, **nowhere, "PATH": path}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return processes.run_line(line, folder, {**os.environ, **nowhere, "PATH": path})
 
 
 def test_every_block_says_how_it_is_tested() -> None:
@@ -85,9 +84,8 @@ def test_shown_commands_run(workspace: Path) -> None:
         if block.how not in ("run", "run with pictures"):
             continue
         if block.language == "python":
-            code = block.code
-            done = subprocess.run([sys.executable, "-c", code], cwd=workspace, capture_output=True, text=True)
-            assert done.returncode == 0, f"{code}\n{done.stderr}"
+            done = processes.run(code=block.code, cwd=workspace)
+            assert done.returncode == 0, f"{block.code}\n{done.stderr}"
             continue
         for line in block.code.splitlines():
             done = run(line, workspace)

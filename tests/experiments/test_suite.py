@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -20,6 +19,7 @@ from convmixer.errors import InputError
 from convmixer.experiments import PublishedResult, Search
 from convmixer.manifest import Manifest
 from convmixer.runs import RunDir
+from tests.helpers import processes
 from tests.helpers.experiments import RATES, TINY, measured, tiny_suite
 from tests.helpers.runs import figures, starts
 
@@ -98,25 +98,25 @@ def test_killed_ten_times_it_ends_with_the_same_records(tmp_path: Path, whole: t
 def test_two_processes_share_the_work(tmp_path: Path, whole: tuple[Path, float]) -> None:
     first = start(tmp_path)
     os.kill(first.pid or 0, signal.SIGSTOP)  # or it might leave nothing to the other
-    processes = [first, start(tmp_path)]
+    both = [first, start(tmp_path)]
     os.kill(first.pid or 0, signal.SIGCONT)
-    for process in processes:
+    for process in both:
         process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
+    assert [process.exitcode for process in both] == [0, 0]
     assert records(tmp_path) == records(whole[0])
     assert [starts(folder) for folder in (tmp_path / "runs").iterdir()] == [1] * RUNS
     by_process: dict[int, int] = {}
     for folder in (tmp_path / "runs").iterdir():
         identifier = json.loads((folder / "environment.json").read_text())["process"]
         by_process[identifier] = by_process.get(identifier, 0) + 1
-    assert sorted(by_process) == sorted(process.pid or 0 for process in processes)
+    assert sorted(by_process) == sorted(process.pid or 0 for process in both)
 
 
 @pytest.mark.slow
 def test_interrupted_the_same_command_continues(tmp_path: Path) -> None:
     line = ["experiment", "classifier", "--dataset", "digits", "--profile", "smoke", "--seeds", "1"]
-    command = [sys.executable, "-m", "convmixer", *line, "--out", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = (*line, "--out", str(tmp_path))
+    process = processes.start(*command)
     while not list(tmp_path.glob("runs/*/metrics.jsonl")) and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
@@ -125,7 +125,8 @@ def test_interrupted_the_same_command_continues(tmp_path: Path) -> None:
     assert (out, "the same command continues" in err) == ("", True)
     assert len(list(tmp_path.glob("runs/*/summary.json"))) < 3
 
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = processes.run(*command)
+    assert done.returncode == 0, done.stderr
     assert "ConvMixerLC" in done.stdout
     assert len(list(tmp_path.glob("runs/*/summary.json"))) == 3
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.helpers.processes import run
 
 pytestmark = pytest.mark.slow
 
@@ -36,8 +36,7 @@ def take_pictures(folder: Path, count: int, seed: int) -> None:
 
 
 def convmixer(folder: Path, *arguments: str, status: int = 0) -> tuple[str, str]:
-    command = [sys.executable, "-m", "convmixer", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    done = run(*arguments, cwd=folder)
     assert done.returncode == status, f"{arguments}\n{done.stdout}{done.stderr}"
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr

@@ -10,7 +10,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -28,6 +27,7 @@ from convmixer.search.grid_search import grid_search
 from convmixer.search.search import RECORDS
 from convmixer.search.space import SearchConfig
 from convmixer.search.storage import JOURNAL, close_storage, open_storage
+from tests.helpers import processes
 from tests.helpers.runs import tiny_config
 from tests.helpers.searches import records, starts
 
@@ -153,7 +153,7 @@ def processes_of(out: Path) -> Counter[int]:
 
 VALUES = ("lr=0.01,0.03,0.1", "wd=0.01,0.02,0.05,0.1", "batch_size=100")
 COMMAND = [
-    *(sys.executable, "-m", "convmixer", "grid-search", "--dataset", "digits", "--dim", "8", "--depth", "1"),
+    *("grid-search", "--dataset", "digits", "--dim", "8", "--depth", "1"),
     *("--kernel-size", "3", "--epochs", "2", "--engine", "plain", "--device", "cpu", "--seeds", "2"),
     *(part for values in VALUES for part in ("--values", values)),
     *("--workers", "2"),
@@ -178,7 +178,7 @@ def test_workers_are_stopped_with_their_parent_and_go_on(tmp_path: Path) -> None
     out = tmp_path / "search"
     for signum, status in ((signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)):
         known = len(ended(out))
-        process = subprocess.Popen([*COMMAND, "--out", str(out)], stderr=subprocess.PIPE, text=True)
+        process = processes.start(*COMMAND, "--out", str(out))
         deadline = time.monotonic() + 100
         while len(ended(out)) < known + 1:
             assert process.poll() is None, process.communicate()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ from convmixer.search.pool import RunCrashedError, RunPool
 from convmixer.training import train
 from convmixer.training import train as train_module
 from convmixer.training.observers import EpochWatcher
+from tests.helpers.processes import start
 from tests.helpers.runs import figures, starts, tiny_config
 
 
@@ -174,10 +174,9 @@ for config, summary in pool.run_all(tiny_config(seed=seed, epochs=1) for seed in
 
 @pytest.mark.slow
 def test_processes_share_the_work(tmp_path: Path, repository: Path) -> None:
-    command = [sys.executable, "-c", SHARE, str(tmp_path)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=repository) for _ in range(3)]
-    answers = [set(process.communicate(timeout=120)[0].splitlines()) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0]
+    processes = [start(str(tmp_path), code=SHARE, cwd=repository) for _ in range(3)]
+    answers = [set(process.communicate()[0].splitlines()) for process in processes]
+    assert [process.wait() for process in processes] == [0, 0, 0]
     assert answers[0] == answers[1] == answers[2]
     assert len(answers[0]) == 12
     assert [starts(folder) for folder in (tmp_path / "runs").iterdir()] == [1] * 12

@@ -7,8 +7,6 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +25,8 @@ from convmixer.training import train
 from convmixer.training.build import new_model
 from convmixer.training.loop import TrainingLoop
 from convmixer.training.observers import Observers, RunObserver, RunWriter
+from tests.helpers import processes
+from tests.helpers.processes import Process
 from tests.helpers.runs import tiny_config
 
 # Dropout and stochastic depth make the run depend on the global random state, what happens to the images on that of the
@@ -237,18 +237,16 @@ ARGUMENTS = [
 ]
 
 
-def start(out: Path, *more: str, script: str | None = None) -> subprocess.Popen[str]:
-    command = [sys.executable, *(["-c", script] if script else ["-m", "convmixer"])]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*command, *ARGUMENTS, "--out", str(out), *more], text=True, **pipes)  # type: ignore
+def start(out: Path, *more: str, code: str = "") -> Process:
+    return processes.start(*ARGUMENTS, "--out", str(out), *more, code=code)
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def finish(process: Process) -> tuple[int, str, str]:
     stdout, stderr = process.communicate(timeout=120)
-    return process.returncode, stdout, stderr
+    return process.wait(), stdout, stderr
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_for(condition: Callable[[], bool], process: Process) -> None:
     deadline = time.monotonic() + 60
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -315,7 +313,7 @@ main()
 @pytest.mark.parametrize("n", [1, 6, 7, 15, 17])
 def test_killed_while_a_file_is_put_in_place(tmp_path: Path, whole: Path, n: int) -> None:
     out = tmp_path / "run"
-    assert finish(start(out, script=KILL_AT_RENAME.format(n=n)))[0] == -signal.SIGKILL
+    assert finish(start(out, code=KILL_AT_RENAME.format(n=n)))[0] == -signal.SIGKILL
     status, _, stderr = finish(start(out, "--resume"))
     assert status == 0, stderr
     assert_same_result(out, whole)
