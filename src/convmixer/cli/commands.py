@@ -65,9 +65,15 @@ COMMANDS: dict[str, Command] = {
     ),
     "predict": Command(
         "use:Predict",
-        "classes of images by a run's weights",
+        "classes of images by a run's weights or an exported file",
         "For images without labels: files, folders, or stdin.",
-        ("predict my-run cat.jpg holiday/", "predict my-run - --json < cat.jpg"),
+        ("predict my-run cat.jpg holiday/", "predict my-run - --json < cat.jpg", "predict model.onnx cat.jpg"),
+    ),
+    "export": Command(
+        "deploy:Export",
+        "a run's model as a file that runs elsewhere, checked against the run",
+        "When a finished run is to be used without this package: in ONNX Runtime, OpenVINO, a browser, plain PyTorch.",
+        ("export my-run", "export my-run --format openvino --out model.xml"),
     ),
     "runs": Command(
         "runs:Runs",

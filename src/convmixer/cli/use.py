@@ -18,6 +18,7 @@ from convmixer.utils.formatting import percent
 
 if TYPE_CHECKING:
     from convmixer.inference import RunEvaluation
+    from convmixer.inference.predictor import Predictor
 
 _MISTAKES = 5  # that are printed; the run directory has more of them
 _EXPLAINED = 48  # images of a --cam
@@ -52,7 +53,7 @@ class Evaluate:
 
     def execute(self) -> int:
         """Runs the command; returns the exit status."""
-        from convmixer.inference import evaluate_run, write_evaluation
+        from convmixer.inference.evaluate import evaluate_run, write_evaluation
 
         if self.batch_size is not None and self.batch_size < 1:
             raise InputError(f"--batch-size: {self.batch_size} is out of range; give at least 1.")
@@ -94,10 +95,10 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Predict:
-    """Predict the classes of images with a run's weights."""
+    """Predict the classes of images with a run's weights, or with a file that convmixer export wrote."""
 
-    run: tyro.conf.Positional[Path]
-    """Run directory."""
+    model: tyro.conf.Positional[Path]
+    """Run directory, or a file: .onnx, .xml (OpenVINO), .pt2 or .safetensors."""
     images: tyro.conf.Positional[tuple[str, ...]]
     """Image files, folders, or - for an image on stdin."""
     top_k: int = 3
@@ -112,9 +113,7 @@ class Predict:
 
     def execute(self) -> int:
         """Runs the command; returns the exit status: 2 if an image could not be read."""
-        from convmixer.inference import Prediction, load, predict_images
-        from convmixer.inference.gallery import explained
-        from convmixer.utils.visualization import save_figure
+        from convmixer.inference.predict import Prediction, predict_images
 
         if not self.images:
             raise InputError("predict: no image given; name files or folders, or - for stdin.")
@@ -124,8 +123,7 @@ class Predict:
         if self.cam is not None and "-" in self.images:
             raise InputError("--cam: is drawn from files, and stdin is none; save the image to a file.")
         shown: list[Prediction] = []
-        predictor = load(self.run, device=self.device)
-        _say_unfinished(self.run, predictor.unfinished_epoch)
+        predictor = self._predictor()
         status, out = 0, Terminal(soft_wrap=True)
         for answer in predict_images(predictor, self.images, self.top_k):
             if not isinstance(answer, Prediction):
@@ -140,9 +138,31 @@ class Predict:
             else:
                 out.print(f"{answer.image}: " + ", ".join(f"{name} {p:.1%}" for name, p in ranking))
         if self.cam is not None and shown:
-            save_figure(explained(predictor, shown), self.cam)
+            from convmixer.inference.gallery import explained
+            from convmixer.utils.visualization import save_figure
+
+            save_figure(explained(predictor, shown), self.cam)  # type: ignore[arg-type]
             ERRORS.print(f"Written: {self.cam}")
         return status
+
+    def _predictor(self) -> Predictor:
+        from convmixer.inference.model_file import is_model_file, open_model_file
+
+        if is_model_file(self.model):
+            if self.cam is not None:
+                raise InputError(f"--cam: {self.model} keeps no feature maps; give the run directory.")
+            _check_cpu(self.model, self.device)
+            return open_model_file(self.model)
+        from convmixer.inference.torch_predictor import load
+
+        predictor = load(self.model, device=self.device)
+        _say_unfinished(self.model, predictor.unfinished_epoch)
+        return predictor
+
+
+def _check_cpu(path: Path, device: Device) -> None:
+    if device not in ("auto", "cpu"):
+        raise InputError(f"--device: {path} is run on the CPU here; leave the flag out.")
 
 
 def _say_unfinished(path: Path, epoch: int | None) -> None:

@@ -27,3 +27,16 @@ class Deployed(nn.Module):
         """Pixels to logits or probabilities."""
         logits: Tensor = self.model(self.normalize(images))
         return torch.softmax(logits.float(), 1) if self.softmax else logits
+
+
+class Answers(nn.Module):
+    """Images (N, C, H, W) uint8 → logits and probabilities, (N, K) float32 each: what exported graphs compute."""
+
+    def __init__(self, deployed: Deployed) -> None:
+        super().__init__()
+        self.deployed = deployed
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels to both."""
+        logits = self.deployed(images).float()
+        return logits, torch.softmax(logits, 1)

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from convmixer.data.image_files import IMAGE_SUFFIXES, find_images, is_folder
@@ -19,7 +20,10 @@ from convmixer.data.images import BadImage, bounded, prepare_image, prepared, re
 from convmixer.errors import InputError
 from convmixer.inference.predictor import ImageInput, Predictor
 
-Picture = str | Path | Image.Image | np.ndarray | torch.Tensor
+if TYPE_CHECKING:
+    import torch
+
+Picture: TypeAlias = "str | Path | Image.Image | np.ndarray | torch.Tensor"
 """An image file or a folder of them, a Pillow image, or pixels as uint8: (H, W), (H, W, C) or (C, H, W), or a batch of
 these. C is 1 or 3; where both ends could be C, it is the last axis of an array and the first of a tensor."""
 
@@ -97,9 +101,9 @@ def _predict_batch(predictor: Predictor, items: list[_Prepared], top_k: int) -> 
     images = [image for _, image in items if isinstance(image, np.ndarray)]
     best: Iterator[tuple[list[float], list[int]]] = iter(())
     if images:
-        probabilities = torch.from_numpy(predictor.logits(np.stack(images))).double().softmax(1)
-        top = probabilities.topk(min(top_k, len(predictor.classes)))
-        best = zip(top.values.tolist(), top.indices.tolist(), strict=True)
+        probabilities = softmax(predictor.logits(np.stack(images)))
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+        best = zip(np.take_along_axis(probabilities, order, 1).tolist(), order.tolist(), strict=True)
     for name, image in items:
         if isinstance(image, str):
             yield Unreadable(name, image)
@@ -108,8 +112,15 @@ def _predict_batch(predictor: Predictor, items: list[_Prepared], top_k: int) -> 
             yield Prediction(name, tuple(predictor.classes[i] for i in indices), tuple(values))
 
 
+def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Logits (N, K) → probabilities (N, K) in float64."""
+    shifted = logits.astype(np.float64)
+    powers = np.exp(shifted - shifted.max(1, keepdims=True))
+    return np.asarray(powers / powers.sum(1, keepdims=True))
+
+
 def _prepared(images: Picture | Iterable[Picture], wanted: ImageInput) -> Iterator[_Prepared]:
-    for number, item in enumerate([images] if isinstance(images, Picture) else images, 1):
+    for number, item in enumerate(_one_by_one(images), 1):
         if isinstance(item, (str, Path)):
             yield from _from_path(str(item), wanted)
         elif isinstance(item, Image.Image):
@@ -117,6 +128,17 @@ def _prepared(images: Picture | Iterable[Picture], wanted: ImageInput) -> Iterat
             yield name, _attempt(name, partial(prepare_image, item, wanted.image_size, wanted.channels))
         else:
             yield from _from_pixels(item, f"image {number}", wanted)
+
+
+def _one_by_one(images: Picture | Iterable[Picture]) -> Iterable[Picture]:
+    one = isinstance(images, (str, Path, Image.Image, np.ndarray)) or _is_tensor(images)
+    return [images] if one else images  # type: ignore[list-item, return-value]
+
+
+def _is_tensor(pixels: object) -> bool:
+    """Whether it is one of PyTorch's, which is not imported to find out."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(pixels, torch.Tensor)
 
 
 def _from_path(source: str, wanted: ImageInput) -> Iterator[_Prepared]:
@@ -150,8 +172,8 @@ def _attempt(name: str, make: Callable[[], np.ndarray]) -> np.ndarray | str:
 
 
 def _from_pixels(pixels: np.ndarray | torch.Tensor, name: str, wanted: ImageInput) -> Iterator[_Prepared]:
-    first, last = isinstance(pixels, torch.Tensor), isinstance(pixels, np.ndarray)
-    array = pixels.numpy(force=True) if isinstance(pixels, torch.Tensor) else pixels
+    first = _is_tensor(pixels)
+    array: np.ndarray = pixels.numpy(force=True) if first else pixels  # type: ignore[union-attr, assignment]
     if array.dtype != np.uint8 or array.ndim not in (2, 3, 4):
         yield name, f"{name}: is {array.dtype} of shape {array.shape}; give uint8 pixels of one image or of a batch."
         return

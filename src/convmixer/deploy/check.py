@@ -1,0 +1,150 @@
+"""Whether a written file answers as the model does that it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convmixer.errors import InputError
+from convmixer.inference.model_file import FilePredictor
+from convmixer.inference.predictor import ImageInput, Predictor
+from convmixer.runs import RunDir
+from convmixer.runs.data import load_own_data
+
+BATCHES = (1, 2, 17)
+"""Numbers of images that a file has to take at once."""
+TOLERANCE = 1e-4
+"""Of logits in float32; of logits beyond 100, a millionth of the largest."""
+_MADE = 256
+
+
+@dataclass(frozen=True)
+class CheckImages:
+    """Images to compare answers on."""
+
+    what: str
+    """Where they come from, in words."""
+    images: NDArray[np.uint8]
+    """(N, C, H, H)."""
+    labels: NDArray[np.int64] | None = None
+    """(N,); None for made images."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models' answers to the same images."""
+
+    images: int
+    what: str
+    batches: tuple[int, ...]
+    largest_difference: float
+    """Of logits."""
+    tolerance: float
+    same_answers: int
+    """Images with the same most probable class."""
+    ties: int
+    """Of the others, those whose two best logits are closer than twice ``largest_difference`` in the reference."""
+    reference_accuracy: float | None
+    """A fraction; None for images without labels."""
+    accuracy: float | None
+
+    @property
+    def equal(self) -> bool:
+        """Whether both are the same model but for rounding."""
+        return self.largest_difference <= self.tolerance and self.same_answers + self.ties == self.images
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self) | {"equal": self.equal}
+
+
+def check_images(run: RunDir) -> CheckImages:
+    """The whole test split of a run, or made images where its data are no longer there."""
+    info = run.dataset()
+    try:
+        test = load_own_data(run).splits["test"]
+    except (InputError, KeyError):
+        return CheckImages(f"{_MADE} made images", made_images(ImageInput(info.image_size, info.channels), _MADE))
+    return CheckImages(f"the test images of {info.name}", test.images.numpy(), test.labels.numpy())
+
+
+def made_images(wanted: ImageInput, count: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Images (N, C, H, H) of soft patches and noise, from nearly uniform to full of contrast."""
+    random = np.random.default_rng(seed)
+    side, channels = wanted.image_size, wanted.channels
+    patch = max(1, side // 4)
+    soft = random.uniform(0, 255, (count, channels, -(-side // patch), -(-side // patch)))
+    soft = soft.repeat(patch, 2).repeat(patch, 3)[:, :, :side, :side]
+    contrast = np.linspace(0.05, 1, count)[:, None, None, None]
+    noise = random.normal(0, 30, (count, channels, side, side))
+    return ((soft - 127) * contrast + 127 + noise * contrast).clip(0, 255).round().astype(np.uint8)
+
+
+def compare(
+    reference: Predictor, other: Predictor, given: CheckImages, *, progress: Callable[[int], None] = lambda done: None
+) -> Comparison:
+    """Asks both for the logits of all images, and of a few in batches of every size in :data:`BATCHES`.
+
+    Args:
+        reference: the model as it should be.
+        other: the model as it is in a file.
+        given: at least one image.
+        progress: called with the number of images done.
+    """
+    differences, largest = [], 0.0
+    for size in BATCHES:
+        few = given.images[np.arange(size) % len(given.images)]
+        expected, answer = reference.logits(few), other.logits(few)
+        if answer.shape != expected.shape:
+            raise InputError(f"{other.name}: gives {answer.shape} for {size} images, not {expected.shape}.")
+        differences.append(_difference(answer, expected))
+    same = ties = right = reference_right = done = 0
+    margins: list[NDArray[np.float64]] = []
+    step = min(reference.batch_size, other.batch_size)
+    for start in range(0, len(given.images), step):
+        part = given.images[start : start + step]
+        expected, answer = reference.logits(part), other.logits(part)
+        differences.append(_difference(answer, expected))
+        largest = max(largest, float(np.abs(expected).max()))
+        best, found = expected.argmax(1), answer.argmax(1)
+        same += int((best == found).sum())
+        differing = expected[best != found].astype(np.float64)
+        margins.append(np.sort(differing, 1)[:, -1] - np.sort(differing, 1)[:, -2])
+        if given.labels is not None:
+            labels = given.labels[start : start + step]
+            right, reference_right = right + int((found == labels).sum()), reference_right + int((best == labels).sum())
+        done += len(part)
+        progress(done)
+    difference = max(differences)
+    ties = int((np.concatenate(margins) <= 2 * difference).sum())
+    labelled = given.labels is not None
+    return Comparison(
+        images=len(given.images),
+        what=given.what,
+        batches=BATCHES,
+        largest_difference=difference,
+        tolerance=max(TOLERANCE, 1e-6 * largest),
+        same_answers=same,
+        ties=ties,
+        reference_accuracy=reference_right / done if labelled else None,
+        accuracy=right / done if labelled else None,
+    )
+
+
+def require_equal(found: Comparison, file: FilePredictor) -> None:
+    """Raises RuntimeError if a float32 file is not the model that it was made from: the exporter's fault or ours."""
+    if not found.equal:
+        raise RuntimeError(
+            f"{file.runtime} answers differently than the run: logits differ by up to {found.largest_difference:.3g} "
+            f"({found.tolerance:.3g} are allowed), {found.same_answers} of {found.images} images get the same class. "
+            "The file was not kept."
+        )
+
+
+def _difference(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> float:
+    difference = float(np.abs(a.astype(np.float64) - b).max())
+    return difference if np.isfinite(difference) else float("inf")

@@ -1,0 +1,170 @@
+"""Model files that run without this project's runs: what is written into each, and which predictor reads which."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from convmixer.config import ModelConfig
+from convmixer.errors import InputError
+from convmixer.inference.predictor import ImageInput, Predictor
+from convmixer.records import build, parse_json
+
+KEY = "convmixer"
+"""Of the description in a file's metadata."""
+INPUT, LOGITS, PROBABILITIES = "images", "logits", "probabilities"
+"""Names of a graph's input, (N, C, H, H) uint8, and outputs, (N, K) float32. N is chosen anew in every call."""
+
+_READERS = {
+    ".onnx": "convmixer.inference.onnx_predictor:OnnxPredictor",
+    ".xml": "convmixer.inference.openvino_predictor:OpenVinoPredictor",
+    ".pt2": "convmixer.inference.program_predictor:ProgramPredictor",
+    ".safetensors": "convmixer.inference.program_predictor:WeightsPredictor",
+}
+"""By suffix, the class that executes the file; its module imports what it needs when it is used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """The run that a model comes from."""
+
+    run: str
+    """Name of its directory."""
+    identity: str
+    """Hash of its configuration."""
+    dataset: str
+    fingerprint: str
+    """Of the data; see :class:`convmixer.data.DatasetInfo`."""
+    weights_sha256: str
+    """Of its ``model.safetensors``."""
+    epoch: int | None
+    """That the weights are of."""
+    test_accuracy: float | None
+    """As the run measured it, a fraction."""
+    commit: str | None
+    """That it was trained with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What a model file says of its model: JSON under the key ``convmixer`` of the file's metadata."""
+
+    classes: tuple[str, ...]
+    """In the order of the outputs."""
+    image_size: int
+    """Side of the input in pixels."""
+    channels: int
+    """3 (RGB) or 1 (grey)."""
+    resize: str
+    """How images of other sizes get there."""
+    mean: tuple[float, ...]
+    """Per channel, of pixels scaled to [0, 1]. Formats that hold a graph have the normalisation in it."""
+    std: tuple[float, ...]
+    architecture: ModelConfig
+    origin: Origin
+    opset: int | None = None
+    """Of ONNX operators, where the file has them."""
+    precision: str = "float32"
+    """Of weights and arithmetic: float32 or int8."""
+    changes: tuple[dict[str, Any], ...] = field(default=())
+    """What was done to the model after training, in order."""
+    written_by: str = ""
+    """Version of this package."""
+
+    @property
+    def input(self) -> ImageInput:
+        """The images that the model takes."""
+        return ImageInput(self.image_size, self.channels, self.resize)
+
+    def to_json(self) -> str:
+        """The text in the file."""
+        return json.dumps(asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str | None, where: str) -> ModelInfo:
+        """The inverse of :meth:`to_json`; ``where`` is the file.
+
+        Raises:
+            InputError: there is no such text, or it is none of ours.
+        """
+        if not text:
+            raise InputError(
+                f"{where}: does not say what its classes and images are; give a file that convmixer export wrote."
+            )
+        info = build(cls, parse_json(text, f"{where}, metadata"), f"{where}, metadata", others=True)
+        if not info.classes or info.image_size < 1 or info.channels not in (1, 3):
+            raise InputError(f"{where}: describes no classes or no images; give a file that convmixer export wrote.")
+        return info
+
+
+class FilePredictor(Predictor, Protocol):
+    """A model file, ready to run."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the file says of the model."""
+
+    @property
+    def runtime(self) -> str:
+        """What executes it, with its version."""
+
+
+def is_model_file(path: str | Path) -> bool:
+    """Whether the suffix is that of a model file; a run directory may have any name."""
+    return Path(path).suffix.lower() in _READERS and not Path(path).is_dir()
+
+
+def open_model_file(path: str | Path, *, threads: int | None = None) -> FilePredictor:
+    """A model file as a predictor, on the CPU.
+
+    Args:
+        path: .onnx, .xml (OpenVINO, with the .bin beside it), .pt2 (torch.export) or .safetensors.
+        threads: to compute with; by default as many as the runtime thinks best.
+
+    Raises:
+        InputError: no such file, none that we wrote, or its runtime is not installed.
+    """
+    place = Path(path)
+    reader = _READERS.get(place.suffix.lower())
+    if reader is None:
+        raise InputError(f"{path}: is no model file; give one that ends in {', '.join(_READERS)}.")
+    if not place.is_file():
+        raise InputError(f"{path}: no such file; convmixer export writes one.")
+    module, _, name = reader.partition(":")
+    opened: FilePredictor = getattr(importlib.import_module(module), name).load(place, threads)
+    return opened
+
+
+def required(module: str, extra: str, what: str) -> Any:
+    """An optional dependency. Raises InputError, with the extra that brings it, if it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
+            raise
+        raise InputError(f"{what} needs {module}; pip install 'convmixer-lab[{extra}]'.") from None
+
+
+def checked_signature(
+    where: str, info: ModelInfo, given: tuple[str, str, tuple[Any, ...]], outputs: tuple[str, ...]
+) -> None:
+    """Raises InputError if a graph does not take the images, or give the answers, that its description promises.
+
+    Args:
+        where: the file.
+        info: its description.
+        given: of the graph's only input, name, type and shape; None, -1 or a name stand for any size.
+        outputs: names.
+    """
+    name, kind, shape = given
+    wanted = (info.channels, info.image_size, info.image_size)
+    if name != INPUT or "uint8" not in kind.replace("u8", "uint8") or tuple(shape[1:]) != wanted:
+        raise InputError(
+            f"{where}: takes {name} {kind} {list(shape)}, not the images (N, {', '.join(map(str, wanted))}) uint8 "
+            "that it describes; export it again."
+        )
+    if not {LOGITS, PROBABILITIES} <= set(outputs):
+        raise InputError(f"{where}: gives {', '.join(outputs)}, not {LOGITS} and {PROBABILITIES}; export it again.")

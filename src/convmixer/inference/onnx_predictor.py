@@ -1,0 +1,68 @@
+"""An ONNX file as a predictor, executed by ONNX Runtime; PyTorch is not needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convmixer.errors import InputError
+from convmixer.inference.model_file import INPUT, KEY, LOGITS, ModelInfo, checked_signature, required
+from convmixer.inference.predictor import ImageInput
+from convmixer.records import read_bytes
+
+_BATCH = 64
+_ERRORS_ONLY = 3
+
+
+@dataclass(frozen=True)
+class OnnxPredictor:
+    """A session of ONNX Runtime on the CPU."""
+
+    name: str
+    info: ModelInfo
+    session: Any
+    """``onnxruntime.InferenceSession``."""
+    runtime: str
+    batch_size: int = _BATCH
+
+    @classmethod
+    def load(cls, path: Path, threads: int | None = None) -> OnnxPredictor:
+        """See :func:`convmixer.inference.model_file.open_model_file`."""
+        onnxruntime = required("onnxruntime", "onnx", f"{path}: running it")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _ERRORS_ONLY
+        options.intra_op_num_threads = threads or 0
+        try:
+            # As bytes: a file of somebody else's can name no other files.
+            session = onnxruntime.InferenceSession(read_bytes(path), options, providers=["CPUExecutionProvider"])
+        except InputError:
+            raise
+        except Exception as error:  # ONNX Runtime has an exception for every status, without a common base
+            reason = " ".join(str(error).split())[:200].rstrip(".")
+            raise InputError(
+                f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it ({reason}); give a whole file that "
+                "convmixer export wrote, or update onnxruntime."
+            ) from None
+        info = ModelInfo.from_json(session.get_modelmeta().custom_metadata_map.get(KEY), str(path))
+        first, *others = session.get_inputs()
+        given = (", ".join([first.name, *(other.name for other in others)]), first.type, tuple(first.shape))
+        checked_signature(str(path), info, given, tuple(output.name for output in session.get_outputs()))
+        return cls(str(path), info, session, f"ONNX Runtime {onnxruntime.__version__}")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return self.info.classes
+
+    @property
+    def input(self) -> ImageInput:
+        """The images that the model takes."""
+        return self.info.input
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Images (N, C, H, H) uint8 → (N, K) float32."""
+        (logits,) = self.session.run([LOGITS], {INPUT: np.ascontiguousarray(images)})
+        return np.asarray(logits)
