@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from convmixer.config import AugmentConfig
+from convmixer.data import DatasetInfo, Split
 from convmixer.data.augment import Augment
 from convmixer.data.batches import Normalize, TrainBatches
-from convmixer.data.datasets import DatasetInfo, Split
 from convmixer.data.mixing import Mixing
 from convmixer.data.transform import Transform
 from tests.helpers.images import batch, picture_batch

@@ -22,13 +22,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from rich.console import Console
 
 from convmixer.config import DataConfig
-from convmixer.data import Dataset, Split, cifar, download, load_dataset
+from convmixer.data import Dataset, cifar, download, load_dataset
 from convmixer.data.cifar_specs import SPECS, CifarSpec, Content, Form
-from convmixer.data.datasets import Collection, channel_sums
+from convmixer.data.collection import Collection, Part, channel_sums
 from convmixer.errors import InputError
 
 CLASSES = ("cat", "dog", "ship")
@@ -124,7 +123,7 @@ def seal(official: Official) -> Official:
         forms[form.archive] = replace(form, md5=md5(packed.getvalue()), file_md5=known)
     known_content = {}
     for part, pixels in official.images.items():
-        known_content[part] = Content(PER_CLASS[part], *channel_sums(torch.from_numpy(pixels.reshape(-1, 3, 32, 32))))
+        known_content[part] = Content(PER_CLASS[part], *channel_sums(pixels.reshape(-1, 3, 32, 32)))
     official.spec = replace(
         spec,
         classes=CLASSES,
@@ -249,10 +248,7 @@ class TestOnDisk:
 
     @pytest.mark.parametrize("what", ["labels", "negative", "names", "test pixels", "train pixels"])
     def test_content_is_checked_last(self, tiny: Official, what: str):
-        splits = {
-            part: Split(torch.from_numpy(tiny.images[part].reshape(-1, 3, 32, 32)), torch.from_numpy(tiny.labels[part]))
-            for part in PER_CLASS
-        }
+        splits = {part: Part(tiny.images[part].reshape(-1, 3, 32, 32), tiny.labels[part]) for part in PER_CLASS}
         collection = Collection("cifar10", CLASSES, splits, mirror=True)
         cifar.check_content(tiny.spec, collection, "here")
         if what == "names":

@@ -66,7 +66,7 @@ def test_something_without_torch_is_evaluated(digits: Dataset, nearest: Predicto
     test = digits.splits["test"]
     expected = nearest.logits(test.images[:64].numpy())
     found = evaluate_split(nearest, test, tta="shifts")
-    assert np.array_equal(predict_logits(nearest, test.images)[:64].numpy(), expected)
+    assert np.array_equal(predict_logits(nearest, test.images)[:64], expected)
     assert found.figures.accuracy > 0.85
     assert found.figures.confusion.sum() == len(test)
     assert found.figures_tta is not None

@@ -12,13 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from convmixer.runs.checkpoint import (
-    CURRENT,
-    PREVIOUS,
     DamagedCheckpointError,
     discard_damaged,
     load_checkpoint,
     save_checkpoint,
 )
+from convmixer.runs.paths import CURRENT, PREVIOUS
 
 STATE = {"weights": {"a": torch.arange(300.0)}, "epoch": 3, "losses": [0.5, 0.25], "none": None}
 

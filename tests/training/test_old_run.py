@@ -12,7 +12,7 @@ import torch
 
 from convmixer.data import Dataset
 from convmixer.runs import RunDir
-from convmixer.runs.checkpoint import CURRENT
+from convmixer.runs.paths import CURRENT
 from convmixer.training import train
 
 OLD = Path(__file__).with_name("old_run")

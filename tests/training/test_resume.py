@@ -20,7 +20,8 @@ from convmixer.config import Engine
 from convmixer.data import Dataset
 from convmixer.errors import InputError, Interrupted
 from convmixer.runs import RunDir
-from convmixer.runs.checkpoint import CURRENT, load_checkpoint
+from convmixer.runs.checkpoint import load_checkpoint
+from convmixer.runs.paths import CURRENT
 from convmixer.training import train
 from convmixer.training.build import new_model
 from convmixer.training.loop import TrainingLoop

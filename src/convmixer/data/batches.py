@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from convmixer.data.augment import Augment
-from convmixer.data.datasets import DatasetInfo, Split
+from convmixer.data.collection import DatasetInfo
+from convmixer.data.datasets import Split
 from convmixer.data.mixing import Mixing
 from convmixer.data.operations import copy_to_device
 from convmixer.data.transform import Batch, concatenate

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
-import torch
 
 from convmixer.config import DataConfig
 from convmixer.data.cifar_specs import SPECS, CifarSpec, Form
-from convmixer.data.datasets import Collection, Split, channel_sums
+from convmixer.data.collection import Collection, Part, channel_sums
 from convmixer.data.download import Remote, Unavailable, fetch, reachable
 from convmixer.data.images import decode_images
 from convmixer.errors import InputError
@@ -73,7 +72,7 @@ def check_content(spec: CifarSpec, collection: Collection, where: str) -> None:
     differs = "" if collection.classes == spec.classes else "names of the classes"
     for part, known in spec.content.items():
         split = collection.parts[part]
-        counts = torch.bincount(split.labels.clamp(min=0), minlength=len(spec.classes)).tolist()
+        counts = np.bincount(split.labels.clip(min=0), minlength=len(spec.classes)).tolist()
         if counts != [known.per_class] * len(spec.classes) or split.labels.min() < 0:
             differs = differs or f"number of {part} images of each class"
         if channel_sums(split.images) != (known.sums, known.squares):
@@ -143,7 +142,7 @@ def _read_folder(form: Form, path: Path) -> dict[str, bytes]:
     return files
 
 
-_Parsed = tuple[dict[str, Split], tuple[str, ...]]
+_Parsed = tuple[dict[str, Part], tuple[str, ...]]
 
 
 def _parse_binary(spec: CifarSpec, files: Mapping[str, bytes], path: Path) -> _Parsed:
@@ -174,9 +173,9 @@ def _parse_python(spec: CifarSpec, files: Mapping[str, bytes], path: Path) -> _P
     return parts, tuple(name.decode() for name in content[spec.python.names][spec.names_key.encode()])
 
 
-def _split(pixels: np.ndarray, labels: np.ndarray) -> Split:
+def _split(pixels: np.ndarray, labels: np.ndarray) -> Part:
     images = np.ascontiguousarray(pixels).reshape(-1, 3, _SIDE, _SIDE)
-    return Split(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))
+    return Part(images, labels.astype(np.int64))
 
 
 class _Unpickler(pickle.Unpickler):

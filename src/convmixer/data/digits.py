@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from convmixer.config import DataConfig
-from convmixer.data.datasets import Collection, Split
+from convmixer.data.collection import Collection, Part
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,5 +22,5 @@ def load(config: DataConfig, console: Console | None) -> Collection:
 
     levels, labels = load_digits(return_X_y=True)
     images = np.rint(levels * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
-    whole = Split(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))
+    whole = Part(images, labels.astype(np.int64))
     return Collection("digits", tuple("0123456789"), {"train": whole}, mirror=False)

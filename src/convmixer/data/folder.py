@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from convmixer.config import DataConfig
-from convmixer.data.datasets import Collection, Split
+from convmixer.data.collection import Collection, Part
 from convmixer.data.decoded import LARGEST_OWN_SIZE, Files, Survey, decoded_pixels
 from convmixer.data.image_files import (
     Problem,
@@ -94,13 +93,13 @@ def _findings(listing: Listing, survey: Survey, size: int) -> Iterator[str]:
 
 
 def _collection(listing: Listing, pixels: np.ndarray, bad: set[int]) -> Collection:
-    images, labels = torch.from_numpy(pixels), torch.tensor(listing.labels, dtype=torch.int64)
+    labels = np.array(listing.labels, dtype=np.int64)
     parts = {}
     for part, (start, end) in listing.bounds.items():
-        whole = Split(images[start:end], labels[start:end], listing.files.names[start:end])
-        good = [index - start for index in range(start, end) if index not in bad]
+        whole = Part(pixels[start:end], labels[start:end], listing.files.names[start:end])
+        good = np.array([index - start for index in range(start, end) if index not in bad], dtype=np.int64)
         # Copied, so that the other parts do not keep all memory in use when the training part is divided further.
-        parts[part] = whole if part == "train" and len(good) == len(whole) else whole.take(torch.tensor(good))
+        parts[part] = whole if part == "train" and len(good) == len(whole) else whole.take(good)
     path = listing.files.root
     name = (path if path.name not in ("", "..") else path.resolve()).name
     return Collection(f"folder:{name}", listing.classes, parts, mirror=True)

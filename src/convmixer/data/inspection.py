@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convmixer.data.datasets import Dataset
 from convmixer.data.duplicates import Duplicates, exact_duplicates
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _IMBALANCED = 10.0  # ratio of class sizes from which a warning is given
 _NAMED = 5  # classes that a warning names
@@ -61,6 +64,14 @@ def inspect(dataset: Dataset) -> Inspection:
     duplicates = exact_duplicates(dataset)
     warnings = tuple(_warnings(dataset, missing, imbalance, duplicates))
     return Inspection(counts, missing, imbalance, duplicates, warnings)
+
+
+def warn(dataset: Dataset, console: Console | None) -> None:
+    """Prints what endangers results on a data set, if there is a console to print on."""
+    if console is None:
+        return
+    for warning in inspect(dataset).warnings:
+        console.print(f"Warning: {warning}", style="yellow", highlight=False, markup=False)
 
 
 def _warnings(

@@ -13,7 +13,7 @@ from convmixer.errors import InputError
 from convmixer.inference.model_file import FilePredictor
 from convmixer.inference.predictor import ImageInput, Predictor
 from convmixer.runs import RunDir
-from convmixer.runs.data import load_own_data
+from convmixer.runs.data import own_images
 
 BATCHES = (1, 2, 17)
 """Numbers of images that a file has to take at once."""
@@ -66,10 +66,10 @@ def check_images(run: RunDir) -> CheckImages:
     """The whole test split of a run, or made images where its data are no longer there."""
     info = run.dataset()
     try:
-        test = load_own_data(run).splits["test"]
+        test = own_images(run).parts["test"]
     except (InputError, KeyError):
         return CheckImages(f"{_MADE} made images", made_images(ImageInput(info.image_size, info.channels), _MADE))
-    return CheckImages(f"the test images of {info.name}", test.images.numpy(), test.labels.numpy())
+    return CheckImages(f"the test images of {info.name}", test.images, test.labels)
 
 
 def made_images(wanted: ImageInput, count: int, seed: int = 0) -> NDArray[np.uint8]:

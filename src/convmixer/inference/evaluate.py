@@ -5,28 +5,31 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from convmixer.config import Device, Engine, Precision, Tta
-from convmixer.data import Dataset, Split
+from convmixer.data import Part
 from convmixer.errors import InputError
-from convmixer.inference.gallery import Gallery
+from convmixer.inference.predict import softmax
 from convmixer.inference.predictor import Predictor
-from convmixer.inference.torch_predictor import TorchPredictor
 from convmixer.inference.tta import View, itself, views
 from convmixer.manifest import Manifest
 from convmixer.runs import RunDir
 from convmixer.runs.data import LabelledImages, load_images, other_images
-from convmixer.runtime.device import dtype_name
 from convmixer.utils.metrics import Evaluation, evaluate_predictions
 from convmixer.utils.temperature import TemperatureScaling
+
+if TYPE_CHECKING:
+    import torch
+
+    from convmixer.data import Dataset, Split
+    from convmixer.inference.gallery import Gallery
 
 
 @dataclass(frozen=True)
@@ -81,18 +84,18 @@ class SplitEvaluation:
     """With test-time augmentation, if there was any."""
     images_per_second: float
     """Without it."""
-    logits: torch.Tensor
-    """(N, K) float32 on the CPU, without it."""
+    logits: NDArray[np.float32]
+    """(N, K), without it."""
 
 
 def predict_logits(
     predictor: Predictor,
-    images: torch.Tensor,
+    images: NDArray[np.uint8] | torch.Tensor,
     *,
     batch_size: int | None = None,
     check: Callable[[], None] = lambda: None,
     view: View = itself,
-) -> torch.Tensor:
+) -> NDArray[np.float32]:
     """The predictor's answers, in the order of the images.
 
     Args:
@@ -103,26 +106,29 @@ def predict_logits(
         view: what the predictor sees of the images.
 
     Returns:
-        (N, K) float32 on the CPU.
+        (N, K) float32.
     """
-    outputs = []
-    for batch in images.split(batch_size or predictor.batch_size):
+    pixels, size, outputs = np.asarray(images), batch_size or predictor.batch_size, []
+    for start in range(0, len(pixels), size):
         check()
-        outputs.append(predictor.logits(view(batch).numpy()))
-    return torch.from_numpy(np.concatenate(outputs))
+        outputs.append(predictor.logits(view(pixels[start : start + size])))
+    return np.concatenate(outputs)
 
 
 def loss_and_accuracy(
     predictor: Predictor, split: Split, *, check: Callable[[], None] = lambda: None
 ) -> tuple[float, float]:
     """Mean cross-entropy and fraction of correct answers on labelled images; ``check`` as :func:`predict_logits`."""
-    logits, labels = predict_logits(predictor, split.images, check=check), split.labels
+    import torch
+    import torch.nn.functional as F
+
+    logits, labels = torch.from_numpy(predict_logits(predictor, split.images, check=check)), split.labels
     return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).double().mean().item()
 
 
 def evaluate_split(
     predictor: Predictor,
-    split: Split,
+    split: Part | Split,
     *,
     tta: Tta = "none",
     mirror: bool = False,
@@ -143,27 +149,27 @@ def evaluate_split(
         InputError: images of another size than the predictor takes, or more classes than it knows.
     """
     wanted, classes = predictor.input, predictor.classes
+    images, labels = np.asarray(split.images), np.asarray(split.labels)
     shape = (wanted.channels, wanted.image_size, wanted.image_size)
-    if tuple(split.images.shape[1:]) != shape or int(split.labels.max()) >= len(classes):
+    if images.shape[1:] != shape or int(labels.max()) >= len(classes):
         raise InputError(
             f"{predictor.name}: takes images of shape {shape} and knows {len(classes)} classes; the images have shape "
-            f"{tuple(split.images.shape[1:])} and labels up to {int(split.labels.max())}. Evaluate on the data that "
-            "it was trained for."
+            f"{images.shape[1:]} and labels up to {int(labels.max())}. Evaluate on the data that it was trained for."
         )
 
-    def logits(view: View) -> torch.Tensor:
-        return predict_logits(predictor, split.images, batch_size=batch_size, check=check, view=view)
+    def logits(view: View) -> NDArray[np.float32]:
+        return predict_logits(predictor, images, batch_size=batch_size, check=check, view=view)
 
-    def figures(of: torch.Tensor) -> Evaluation:
-        return evaluate_predictions(of.numpy(), split.labels.numpy(), classes)
+    def figures(of: NDArray[np.float64]) -> Evaluation:
+        return evaluate_predictions(of, labels, classes)
 
     start = time.perf_counter()
     plain = logits(itself)
     seconds = time.perf_counter() - start
-    probabilities = plain.double().softmax(1)
-    others = [logits(view).double().softmax(1) for view in views(tta, mirror=mirror)[1:]]
-    averaged = figures(torch.stack((probabilities, *others)).mean(0)) if tta != "none" else None
-    return SplitEvaluation(figures(probabilities), averaged, len(split) / seconds, plain)
+    probabilities = softmax(plain)
+    others = [softmax(logits(view)) for view in views(tta, mirror=mirror)[1:]]
+    averaged = figures(np.mean((probabilities, *others), axis=0)) if tta != "none" else None
+    return SplitEvaluation(figures(probabilities), averaged, len(labels) / seconds, plain)
 
 
 def evaluate_run(
@@ -199,21 +205,25 @@ def evaluate_run(
     Raises:
         InputError: a run without weights, data that do not suit it, a split they do not have.
     """
+    import torch
+
+    from convmixer.data import Split
+    from convmixer.inference.gallery import Gallery
+    from convmixer.inference.torch_predictor import TorchPredictor
+    from convmixer.runtime.device import dtype_name
+
     run = RunDir.existing(path)
     config, info = run.config(), run.dataset()
     predictor = TorchPredictor.load(run, device, precision, engine)
     data = _images(run, split, dataset, data_dir, source)
-    splits, deployed = data.splits, predictor.deployed
-    part = splits[split]
+    parts, deployed = data.parts, predictor.deployed
+    part = parts[split]
     tta = config.train.tta if tta is None else tta
     mirror = info.mirror if config.augment.flip is None else config.augment.flip
     found = evaluate_split(predictor, part, tta=tta, mirror=mirror, batch_size=batch_size, check=check)
-    scaling = None
-    if split == "test" and "val" in splits:
-        val = splits["val"]
-        logits = predict_logits(predictor, val.images, batch_size=batch_size, check=check)
-        scaling = TemperatureScaling.measure((logits, val.labels), (found.logits, part.labels), found.figures)
-    probabilities = found.logits.double().softmax(1)
+    chosen = Gallery.choose(
+        Split.of(part), torch.from_numpy(softmax(found.logits)), info.classes, deployed.model, deployed.normalize
+    )
     return RunEvaluation(
         run=str(run.path),
         split=split,
@@ -226,11 +236,27 @@ def evaluate_run(
         tta=tta,
         accuracy_tta=found.figures_tta.accuracy if found.figures_tta else None,
         loss_tta=found.figures_tta.loss if found.figures_tta else None,
-        temperature_scaling=scaling,
-        gallery=Gallery.choose(part, probabilities, info.classes, deployed.model, deployed.normalize),
+        temperature_scaling=_scaling(predictor, split, parts, found, batch_size, check),
+        gallery=chosen,
         another_data_set=not data.own,
         unfinished_epoch=predictor.unfinished_epoch,
     )
+
+
+def _scaling(
+    predictor: Predictor,
+    split: str,
+    parts: Mapping[str, Part],
+    found: SplitEvaluation,
+    batch_size: int | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> TemperatureScaling | None:
+    """The temperature that suits the validation part, judged on the test part, where there are both."""
+    if split != "test" or "val" not in parts:
+        return None
+    val = parts["val"]
+    logits = predict_logits(predictor, val.images, batch_size=batch_size, check=check)
+    return TemperatureScaling.measure((logits, val.labels), (found.logits, parts["test"].labels), found.figures)
 
 
 def _images(
@@ -242,7 +268,7 @@ def _images(
         raise InputError(other_images(run, dataset.info.name))
     if split not in dataset.splits:
         raise InputError(f"--split: this run has no {split} part; choose from {', '.join(dataset.splits)}.")
-    return LabelledImages(dataset.info.name, dataset.splits, own=True)
+    return LabelledImages(dataset.info.name, {name: one.part() for name, one in dataset.splits.items()}, own=True)
 
 
 def write_evaluation(evaluation: RunEvaluation, *, pictures: bool = True) -> list[Path]:

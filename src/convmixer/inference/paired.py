@@ -62,5 +62,5 @@ def correct_answers(paths: Sequence[Path], split: str = "test", *, device: Devic
     answers = []
     for run in runs:
         predictor = TorchPredictor.load(run, device)
-        answers.append(predict_logits(predictor, part.images).argmax(1) == part.labels)
+        answers.append(torch.from_numpy(predict_logits(predictor, part.images)).argmax(1) == part.labels)
     return answers

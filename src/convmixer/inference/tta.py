@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from convmixer.config import Tta
 
-View = Callable[[torch.Tensor], torch.Tensor]
-"""Images (N, C, H, W) of any type → the same shape, type and memory format."""
+Images = NDArray[Any]
+View = Callable[[Images], Images]
+"""Images (N, C, H, W) of any type → the same shape and type, contiguous."""
 
 _SHIFTS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
@@ -25,24 +28,19 @@ def views(tta: Tta, *, mirror: bool) -> list[View]:
     return found
 
 
-def itself(images: torch.Tensor) -> torch.Tensor:
+def itself(images: Images) -> Images:
     """The images as they are."""
     return images
 
 
-def shifted(images: torch.Tensor, *, down: int, right: int) -> torch.Tensor:
+def shifted(images: Images, *, down: int, right: int) -> Images:
     """The images moved by at most a pixel; the line that becomes free repeats the one beside it."""
     rows, columns = (
-        (torch.arange(size, device=images.device) - by).clamp(0, size - 1)
-        for size, by in zip(images.shape[2:], (down, right), strict=True)
+        (np.arange(size) - by).clip(0, size - 1) for size, by in zip(images.shape[2:], (down, right), strict=True)
     )
-    return images.index_select(2, rows).index_select(3, columns).contiguous(memory_format=_format(images))
+    return np.ascontiguousarray(images.take(rows, 2).take(columns, 3))
 
 
-def mirrored(images: torch.Tensor, *, view: View = itself) -> torch.Tensor:
+def mirrored(images: Images, *, view: View = itself) -> Images:
     """A view with left and right exchanged."""
-    return view(images).flip(3).contiguous(memory_format=_format(images))
-
-
-def _format(images: torch.Tensor) -> torch.memory_format:
-    return torch.contiguous_format if images.is_contiguous() else torch.channels_last
+    return np.ascontiguousarray(view(images)[..., ::-1])

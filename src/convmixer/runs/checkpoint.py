@@ -15,9 +15,8 @@ import torch
 
 from convmixer.config import RunConfig, later_defaults
 from convmixer.files import atomic_path, sync
+from convmixer.runs.paths import CURRENT, PREVIOUS
 
-CURRENT = "checkpoint.pt"
-PREVIOUS = "checkpoint.previous.pt"
 _SEAL = b"\nconvmixer sha256 "
 _SEAL_LENGTH = len(_SEAL) + 64
 

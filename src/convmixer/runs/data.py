@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convmixer.config import DataConfig
-from convmixer.data import Dataset, Split, load_collection, load_dataset, split_collection
+from convmixer.data.collection import Divided, Part, divide, load_collection
 from convmixer.errors import InputError
 from convmixer.runs.run_dir import RunDir
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from convmixer.data import Collection
+    from convmixer.data import Dataset
+    from convmixer.data.collection import Collection
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class LabelledImages:
     """Images to evaluate a run on, labelled in the order of its classes."""
 
     name: str
-    splits: dict[str, Split]
+    parts: dict[str, Part]
     own: bool
     """Whether these are the images that the run began with, wherever they lie now."""
 
@@ -40,6 +41,16 @@ def _absolute(path: str) -> str:
 
 
 def load_own_data(run: RunDir, *, download: bool = False, console: Console | None = None) -> Dataset:
+    """:func:`own_images` as tensors; what endangers results on them goes to ``console`` as well."""
+    from convmixer.data import Dataset
+    from convmixer.data.inspection import warn
+
+    dataset = Dataset.of(own_images(run, download=download, console=console))
+    warn(dataset, console)
+    return dataset
+
+
+def own_images(run: RunDir, *, download: bool = False, console: Console | None = None) -> Divided:
     """A run's data, from where its configuration says, else from where they were when it last began.
 
     Args:
@@ -55,12 +66,12 @@ def load_own_data(run: RunDir, *, download: bool = False, console: Console | Non
     for number, data in enumerate(_places(run)):
         try:
             data = data if download and number == 0 else replace(data, source="none")
-            dataset = load_dataset(data, protocol=protocol, console=console, classes=info.classes)
+            found = divide(load_collection(data, console, info.classes), data, protocol=protocol)
         except InputError as error:
             problems.append(error.with_flags())
             continue
-        if dataset.info.fingerprint == info.fingerprint:
-            return dataset
+        if found.info.fingerprint == info.fingerprint:
+            return found
         problems.append(other_images(run, data.dataset))
     where = "--dataset folder:PATH" if run.config().data.dataset.startswith("folder:") else "--data-dir"
     raise InputError(f"{problems[-1]} If the data moved, say with {where} where they are now.")
@@ -114,8 +125,8 @@ def load_images(
     """
     config, info = run.config(), run.dataset()
     if dataset is None and data_dir is None and source is None:
-        own = load_own_data(run, console=console)
-        return LabelledImages(info.name, _with(own.splits, split), own=True)
+        own = own_images(run, console=console)
+        return LabelledImages(info.name, _with(own.parts, split), own=True)
     named = replace(config.data, dataset=dataset) if dataset else config.data
     # A folder's images have to come in the size that the network was trained on.
     size = info.image_size if named.dataset.startswith("folder:") else None
@@ -123,9 +134,9 @@ def load_images(
     data = replace(named, image_size=size, data_dir=data_dir or named.data_dir, source=online)
     collection = load_collection(data, console, info.classes)
     try:
-        own = split_collection(collection, data, protocol=config.protocol)
+        own = divide(collection, data, protocol=config.protocol)
         if own.info.fingerprint == info.fingerprint:
-            return LabelledImages(info.name, _with(own.splits, split), own=True)
+            return LabelledImages(info.name, _with(own.parts, split), own=True)
     except InputError:
         pass  # it cannot be divided as the run's data were, so it is another set
     if dataset is None:
@@ -135,13 +146,13 @@ def load_images(
     return LabelledImages(collection.name, _other(run, collection, split), own=False)
 
 
-def _with(splits: dict[str, Split], split: str) -> dict[str, Split]:
-    if split not in splits:
-        raise InputError(f"--split: this run has no {split} part; choose from {', '.join(splits)}.")
-    return splits
+def _with(parts: dict[str, Part], split: str) -> dict[str, Part]:
+    if split not in parts:
+        raise InputError(f"--split: this run has no {split} part; choose from {', '.join(parts)}.")
+    return parts
 
 
-def _other(run: RunDir, collection: Collection, split: str) -> dict[str, Split]:
+def _other(run: RunDir, collection: Collection, split: str) -> dict[str, Part]:
     """The part of another set, whose classes are in the order of the run's where they are the same."""
     info, parts = run.dataset(), dict(collection.parts)
     if differ := sorted(set(collection.classes) ^ set(info.classes)):

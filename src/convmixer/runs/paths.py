@@ -1,4 +1,4 @@
-"""Where runs go that were given no name."""
+"""Names: of checkpoints within a run directory, and of runs that were given none."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from convmixer.config import RunConfig
+
+CURRENT = "checkpoint.pt"
+PREVIOUS = "checkpoint.previous.pt"
+"""The one before, which is kept until the newest is known to be whole."""
 
 
 def default_path(config: RunConfig, *, root: Path = Path("results/runs")) -> Path:

@@ -34,7 +34,7 @@ from convmixer.files import file_lock, is_locked, write_atomic
 from convmixer.manifest import MARK, Manifest
 from convmixer.manifest import NAME as MANIFEST
 from convmixer.records import build, parse_json
-from convmixer.runs.checkpoint import CURRENT, PREVIOUS
+from convmixer.runs.paths import CURRENT, PREVIOUS
 from convmixer.runs.records import EpochRecord, InitialWeights, Status, Summary
 from convmixer.utils.metrics import Evaluation
 

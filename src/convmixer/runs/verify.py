@@ -8,7 +8,8 @@ from pathlib import Path
 
 from convmixer.errors import InputError
 from convmixer.manifest import Manifest, Verification, holds_records
-from convmixer.runs.checkpoint import CURRENT, PREVIOUS, DamagedCheckpointError, another_run, check_whole, read_state
+from convmixer.runs.checkpoint import DamagedCheckpointError, another_run, check_whole, read_state
+from convmixer.runs.paths import CURRENT, PREVIOUS
 from convmixer.runs.run_dir import RunDir
 
 
