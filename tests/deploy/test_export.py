@@ -225,6 +225,12 @@ def test_what_cannot_be_exported_or_opened_is_said(run: Path, tmp_path: Path, co
     assert "cannot load it" in said("predict", "damaged.pt2", "x.png")
     (tmp_path / "damaged.xml").write_bytes(b"no model")
     assert "openvino" in said("predict", "damaged.xml", "x.png").lower()
+    assert "--data: is for model files" in said("evaluate", run, "--data", run)
+    export_run(run, "safetensors", "m.safetensors")
+    assert "say with --data which run's images" in said("evaluate", "m.safetensors")
+    assert "--engine: m.safetensors is a file" in said("evaluate", "m.safetensors", "--engine", "fast")
+    assert "--device: m.safetensors is run on the CPU" in said("evaluate", "m.safetensors", "--device", "cuda")
+    assert "--cam: m.safetensors keeps no feature maps" in said("predict", "m.safetensors", "x.png", "--cam", "c.png")
     from safetensors.numpy import save_file
 
     save_file({"weight": np.zeros(1, np.float32)}, tmp_path / "strange.safetensors")
@@ -286,8 +292,21 @@ def test_an_exported_run_predicts_without_torch(
         assert np.allclose(
             [t["probability"] for t in found["top"]], [t["probability"] for t in wanted["top"]], atol=1e-5
         )
+    status, out, _ = convmixer("evaluate", run, "--json", "--device", "cpu")
+    expected = json.loads(out)
+    for arguments in (
+        [file],
+        [tmp_path / "model.onnx", "--data", run],
+        [tmp_path / "model.onnx", "--dataset", "digits"],
+    ):
+        shutil.copy(file, tmp_path / "model.onnx")
+        done = without_torch("evaluate", *arguments, "--json", folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert (found["accuracy"], found["images"], found["another_data_set"]) == (expected["accuracy"], 359, False)
+        assert found["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+        assert found["runtime"].startswith("ONNX Runtime")
     (shown,) = re.findall(r"```python\n(.*?)```", (repository / "docs" / "deployment.md").read_text(), flags=re.DOTALL)
-    shutil.copy(file, tmp_path / "model.onnx")
     Image.fromarray(test.images[0, 0].numpy()).save(tmp_path / "image.png")
     done = subprocess.run([sys.executable, "-c", shown], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

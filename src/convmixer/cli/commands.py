@@ -57,10 +57,14 @@ COMMANDS: dict[str, Command] = {
     ),
     "evaluate": Command(
         "use:Evaluate",
-        "accuracy, calibration, classes and mistakes of a run",
+        "accuracy, calibration, classes and mistakes of a run or an exported file",
         "When a run has finished (or was interrupted: its best epoch so far), on its own test set or on other images "
-        "of its classes.",
-        ("evaluate my-run", "evaluate my-run --dataset folder:other-pictures"),
+        "of its classes; and to see that an exported file is as good.",
+        (
+            "evaluate my-run",
+            "evaluate my-run --dataset folder:other-pictures",
+            "evaluate model.onnx --data my-run",
+        ),
         less_memory="choose a smaller --batch-size",
     ),
     "predict": Command(

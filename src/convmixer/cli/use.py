@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 from rich.table import Table
@@ -26,14 +26,16 @@ _EXPLAINED = 48  # images of a --cam
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Evaluate a run's weights: accuracy, calibration, classes, confusion matrix, the most confident mistakes."""
+    """Evaluate a run or an exported file: accuracy, calibration, classes; of a run confusion and mistakes, too."""
 
-    run: tyro.conf.Positional[Path]
-    """Run directory."""
+    model: tyro.conf.Positional[Path]
+    """Run directory, or a file: .onnx, .xml (OpenVINO), .pt2 or .safetensors."""
     split: Literal["test", "val", "train"] = "test"
     """Which part of the data; train is without the validation part."""
     dataset: str | None = None
     """Where the run's data are now, if moved since training; or another labelled set with the same classes."""
+    data: Path | None = None
+    """For a file: the run whose data to use; by default the one in whose directory it lies."""
     data_dir: str | None = None
     """Directory of the archives, if moved since training."""
     source: str | None = None
@@ -53,22 +55,11 @@ class Evaluate:
 
     def execute(self) -> int:
         """Runs the command; returns the exit status."""
-        from convmixer.inference.evaluate import evaluate_run, write_evaluation
+        from convmixer.inference.evaluate import write_evaluation
 
         if self.batch_size is not None and self.batch_size < 1:
             raise InputError(f"--batch-size: {self.batch_size} is out of range; give at least 1.")
-        evaluation = evaluate_run(
-            self.run,
-            self.split,
-            dataset=self.dataset,
-            data_dir=self.data_dir,
-            source=self.source,
-            device=self.device,
-            precision=self.precision,
-            engine=self.engine,
-            tta=self.tta,
-            batch_size=self.batch_size,
-        )
+        evaluation = self._evaluation()
         if evaluation.another_data_set:
             ERRORS.print(
                 f"{evaluation.dataset} is another data set than the one that the run was trained on.",
@@ -76,21 +67,52 @@ class Evaluate:
                 highlight=False,
                 markup=False,
             )
-        _say_unfinished(self.run, evaluation.unfinished_epoch)
+        _say_unfinished(self.model, evaluation.unfinished_epoch)
         if self.json:
             print_json(evaluation.to_dict())
         else:
             _print_evaluation(evaluation)
+        if evaluation.runtime:  # a file has no directory to keep it in
+            return 0
         try:
             files = write_evaluation(evaluation)
         except (OSError, InputError) as error:  # the figures are printed
             raise InputError(
-                f"{self.run}: the evaluation could not be kept ({str(error).rstrip('.')}); allow writing there, or "
+                f"{self.model}: the evaluation could not be kept ({str(error).rstrip('.')}); allow writing there, or "
                 "copy the run to where it is allowed."
             ) from None
         if not self.json:
             ERRORS.print("Written: " + ", ".join(str(file) for file in files))
         return 0
+
+    def _evaluation(self) -> RunEvaluation:
+        from convmixer.inference.model_file import is_model_file
+
+        places: dict[str, Any] = {"dataset": self.dataset, "data_dir": self.data_dir, "source": self.source}
+        if is_model_file(self.model):
+            from convmixer.inference.evaluate_file import evaluate_file
+
+            _check_cpu(self.model, self.device)
+            for flag, value in (("--precision", self.precision), ("--engine", self.engine)):
+                if value != "auto":
+                    raise InputError(f"{flag}: {self.model} is a file, whose runtime decides; leave the flag out.")
+            return evaluate_file(
+                self.model, self.split, run=self.data, tta=self.tta, batch_size=self.batch_size, **places
+            )
+        if self.data is not None:
+            raise InputError("--data: is for model files, a run has data of its own; other ones go with --dataset.")
+        from convmixer.inference.evaluate import evaluate_run
+
+        return evaluate_run(
+            self.model,
+            self.split,
+            device=self.device,
+            precision=self.precision,
+            engine=self.engine,
+            tta=self.tta,
+            batch_size=self.batch_size,
+            **places,
+        )
 
 
 @dataclass(frozen=True)
@@ -201,7 +223,8 @@ def _print_evaluation(evaluation: RunEvaluation) -> None:
         after = f"loss {scaling.loss:.4f}, calibration error {scaling.expected_calibration_error:.4f}"
         fitted = f"temperature {scaling.temperature:.3g} from {scaling.validation_images:,} validation images"
         overall.add_row("temperature scaling", f"{after} ({fitted})")
-    overall.add_row("speed", f"{evaluation.images_per_second:.0f} img/s, {evaluation.device} {evaluation.precision}")
+    where = " ".join(filter(None, (evaluation.device, evaluation.precision, evaluation.runtime)))
+    overall.add_row("speed", f"{evaluation.images_per_second:.0f} img/s, {where}")
     console.print(overall)
     rows = [
         (row.name, str(row.images), percent(row.precision), percent(row.recall), f"{row.f1:.4f}")

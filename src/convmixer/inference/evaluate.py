@@ -55,6 +55,8 @@ class RunEvaluation:
     """Whether the images are not those that the run began with, but others with the same classes."""
     unfinished_epoch: int | None = None
     """Epoch of the weights, where the run has not finished."""
+    runtime: str = ""
+    """What executed a model file, with its version; empty for a run, which PyTorch executes."""
 
     @property
     def name(self) -> str:
@@ -236,14 +238,14 @@ def evaluate_run(
         tta=tta,
         accuracy_tta=found.figures_tta.accuracy if found.figures_tta else None,
         loss_tta=found.figures_tta.loss if found.figures_tta else None,
-        temperature_scaling=_scaling(predictor, split, parts, found, batch_size, check),
+        temperature_scaling=temperature_scaling(predictor, split, parts, found, batch_size, check),
         gallery=chosen,
         another_data_set=not data.own,
         unfinished_epoch=predictor.unfinished_epoch,
     )
 
 
-def _scaling(
+def temperature_scaling(
     predictor: Predictor,
     split: str,
     parts: Mapping[str, Part],

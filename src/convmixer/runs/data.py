@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convmixer.config import DataConfig
+from convmixer.config import DataConfig, Protocol
 from convmixer.data.collection import Divided, Part, divide, load_collection
 from convmixer.errors import InputError
 from convmixer.runs.run_dir import RunDir
@@ -27,6 +27,21 @@ class LabelledImages:
     parts: dict[str, Part]
     own: bool
     """Whether these are the images that the run began with, wherever they lie now."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What images have to be like to evaluate a model on them."""
+
+    where: str
+    """The run or the file."""
+    data: DataConfig
+    """How its own data were loaded and divided."""
+    protocol: Protocol
+    classes: tuple[str, ...]
+    image_size: int
+    fingerprint: str
+    """Of its own data."""
 
 
 def absolute_place(data: DataConfig) -> dict[str, str]:
@@ -79,8 +94,12 @@ def own_images(run: RunDir, *, download: bool = False, console: Console | None =
 
 def other_images(run: RunDir, name: str) -> str:
     """What is said of a data set ``name`` whose fingerprint is not that of the run's data."""
+    return _others(str(run.path), name)
+
+
+def _others(where: str, name: str) -> str:
     return (
-        f"{name}: these are not the images that {run.path} was trained on (their fingerprint differs from the one in "
+        f"{name}: these are not the images that {where} was trained on (their fingerprint differs from the one in "
         "its dataset.json)."
     )
 
@@ -127,23 +146,37 @@ def load_images(
     if dataset is None and data_dir is None and source is None:
         own = own_images(run, console=console)
         return LabelledImages(info.name, _with(own.parts, split), own=True)
-    named = replace(config.data, dataset=dataset) if dataset else config.data
+    wanted = Wanted(str(run.path), config.data, config.protocol, tuple(info.classes), info.image_size, info.fingerprint)
+    return load_labelled(wanted, split, dataset=dataset, data_dir=data_dir, source=source, console=console)
+
+
+def load_labelled(
+    wanted: Wanted,
+    split: str,
+    *,
+    dataset: str | None = None,
+    data_dir: str | None = None,
+    source: str | None = None,
+    console: Console | None = None,
+) -> LabelledImages:
+    """As :func:`load_images`, for whatever has learnt from such images; one of the places has to be given."""
+    named = replace(wanted.data, dataset=dataset) if dataset else wanted.data
     # A folder's images have to come in the size that the network was trained on.
-    size = info.image_size if named.dataset.startswith("folder:") else None
+    size = wanted.image_size if named.dataset.startswith("folder:") else None
     online = "none" if data_dir is None and source is None else source
     data = replace(named, image_size=size, data_dir=data_dir or named.data_dir, source=online)
-    collection = load_collection(data, console, info.classes)
+    collection = load_collection(data, console, wanted.classes)
     try:
-        own = divide(collection, data, protocol=config.protocol)
-        if own.info.fingerprint == info.fingerprint:
-            return LabelledImages(info.name, _with(own.parts, split), own=True)
+        own = divide(collection, data, protocol=wanted.protocol)
+        if own.info.fingerprint == wanted.fingerprint:
+            return LabelledImages(own.info.name, _with(own.parts, split), own=True)
     except InputError:
-        pass  # it cannot be divided as the run's data were, so it is another set
+        pass  # it cannot be divided as its own data were, so it is another set
     if dataset is None:
         raise InputError(
-            f"{other_images(run, data.dataset)} To evaluate on others all the same, name them with --dataset."
+            f"{_others(wanted.where, data.dataset)} To evaluate on others all the same, name them with --dataset."
         )
-    return LabelledImages(collection.name, _other(run, collection, split), own=False)
+    return LabelledImages(collection.name, _other(wanted, collection, split), own=False)
 
 
 def _with(parts: dict[str, Part], split: str) -> dict[str, Part]:
@@ -152,13 +185,13 @@ def _with(parts: dict[str, Part], split: str) -> dict[str, Part]:
     return parts
 
 
-def _other(run: RunDir, collection: Collection, split: str) -> dict[str, Part]:
-    """The part of another set, whose classes are in the order of the run's where they are the same."""
-    info, parts = run.dataset(), dict(collection.parts)
-    if differ := sorted(set(collection.classes) ^ set(info.classes)):
-        who = [f"{name!r} ({'only the run' if name in info.classes else 'only the data'})" for name in differ[:4]]
+def _other(wanted: Wanted, collection: Collection, split: str) -> dict[str, Part]:
+    """The part of another set, whose classes are in the order of the model's where they are the same."""
+    parts = dict(collection.parts)
+    if differ := sorted(set(collection.classes) ^ set(wanted.classes)):
+        who = [f"{name!r} ({'only the run' if name in wanted.classes else 'only the data'})" for name in differ[:4]]
         raise InputError(
-            f"--dataset: {collection.name} has other classes than {run.path}: {', '.join(who)}"
+            f"--dataset: {collection.name} has other classes than {wanted.where}: {', '.join(who)}"
             f"{', …' if len(differ) > 4 else ''}; give a set with the classes that the run knows."
         )
     if set(parts) == {"train"}:
