@@ -13,6 +13,7 @@ from convmixer.version import __version__ as __version__
 if TYPE_CHECKING:
     from convmixer.config import RunConfig as RunConfig
     from convmixer.data import load_dataset as load_dataset
+    from convmixer.deploy.export import export_run
     from convmixer.errors import InputError as InputError
     from convmixer.inference import evaluate_run
     from convmixer.inference import load as load
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from convmixer.training import train as train
 
     evaluate = evaluate_run
+    export = export_run
 
 _HOME = {
     "ConvMixer": "convmixer.models",
@@ -38,6 +40,7 @@ _HOME = {
     "RunConfig": "convmixer.config",
     "create_model": "convmixer.models",
     "evaluate": "convmixer.inference",
+    "export": "convmixer.deploy.export",
     "list_models": "convmixer.models",
     "load": "convmixer.inference",
     "load_dataset": "convmixer.data",
@@ -46,7 +49,7 @@ _HOME = {
     "set_default_engine": "convmixer.models",
     "train": "convmixer.training",
 }
-_NAME_THERE = {"evaluate": "evaluate_run"}
+_NAME_THERE = {"evaluate": "evaluate_run", "export": "export_run"}
 
 __all__ = sorted(_HOME)
 
