@@ -1,11 +1,13 @@
-"""What stops a command: bad input, or a signal."""
+"""What stops a command: bad input, a refusal of the operating system, or a signal."""
 
 from __future__ import annotations
 
+import errno
 import re
 import signal
 from collections.abc import Iterable
 
+_LONGEST_NAME = 200  # in a message
 _ARGUMENT = re.compile(r"`([a-z][a-z0-9_]*)`")
 
 
@@ -32,6 +34,33 @@ class Interrupted(Exception):  # noqa: N818 (nothing went wrong)
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
+
+
+_AGAIN = "try again; --resume continues a run"
+_REFUSALS = {
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "a link leads to itself; remove it",
+    errno.EACCES: "check the permissions, or choose another place",
+    errno.EPERM: "check the permissions, or choose another place",
+    errno.EROFS: "choose another place",
+    errno.ENOSPC: f"make room and {_AGAIN}",
+    errno.EDQUOT: f"make room and {_AGAIN}",
+    errno.EFBIG: f"raise the limit on the size of files (ulimit -f) and {_AGAIN}",
+    errno.EIO: f"check the disk and {_AGAIN}",
+    errno.EMFILE: f"raise the limit on open files (ulimit -n) and {_AGAIN}",
+    errno.ENFILE: f"close other programs and {_AGAIN}",
+    errno.EISDIR: "a folder is where a file should be; move it away",
+    errno.ENOTDIR: "a file is where a folder should be; move it away",
+}
+
+
+def refusal(error: OSError) -> str:
+    """The sentence for what the operating system refuses and people can change; '' for any other error."""
+    if error.errno not in _REFUSALS:
+        return ""
+    name = str(error.filename2 or error.filename or "")
+    name = name if len(name) <= _LONGEST_NAME else f"{name[:100]}…{name[-50:]}"
+    return f"{name}{': ' * bool(name)}{error.strerror}; {_REFUSALS[error.errno]}."
 
 
 def nearest(name: object, known: Iterable[object]) -> str:

@@ -28,6 +28,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say where
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -68,7 +71,8 @@ def is_locked(path: Path) -> bool:
 
     try:
         # Network file systems lock only what may be written.
-        descriptor = os.open(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
+        access = os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY
+        descriptor = os.open(path, access | getattr(os, "O_NONBLOCK", 0))  # a pipe would be waited for
     except OSError:
         return False
     try:

@@ -31,6 +31,7 @@ _RECORD = re.compile(
     r"|model\.safetensors",
     re.DOTALL,
 )
+_OF_RUNS = {"config.json", "summary.json", "metrics.jsonl"}
 _EXPERIMENTS = "experiments"  # a folder in which every JSON file is a record
 _MARKED = b'"manifest": true'
 _LOCK = ".manifest.lock"
@@ -280,6 +281,16 @@ def read_record(path: Path) -> bytes | None:
     return Manifest(path.parent).read(path.name)
 
 
+def is_run(folder: Path, names: Iterable[str]) -> bool:
+    """Whether a directory, with files of these names, is a run's: also one that has lost its ``config.json``."""
+    if _OF_RUNS & (present := set(names)):
+        return True
+    try:
+        return NAME in present and b'"config.json"' in (_read(folder / NAME) or b"")
+    except InputError:
+        return False
+
+
 def holds_records(folder: Path, names: Iterable[str]) -> bool:
     """Whether a directory, with files of these names, is one that has, or could have, a manifest."""
     return any(name == NAME or Manifest(folder)._governs(name) for name in names)
@@ -293,13 +304,15 @@ def _read(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from None
-    with open(descriptor, "rb") as file:  # noqa: PTH123
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise InputError(f"{path}: is not a regular file; restore it.")
-        try:
+        with open(descriptor, "rb", closefd=False) as file:
             return file.read()
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    finally:
+        os.close(descriptor)
 
 
 def _content(raw: bytes) -> _Content:

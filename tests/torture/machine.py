@@ -49,7 +49,7 @@ class Machine:
             (name, "fault", (code, kinds)) for name in _WRITERS for code in _ERRORS for kinds in _KINDS
         ]
         scenarios += [("run", "tmpfs", size) for size in (16, 40, 80, 100, 120, 160, 200, 300)]
-        scenarios += [(name, "file size", size) for name in _WRITERS for size in (0, 500, 5_000, 20_000)]
+        scenarios += [(name, "file size", size) for name in _WRITERS for size in (400, 1_000, 5_000, 20_000)]
         scenarios += [("run", "descriptors", count) for count in (16, 20, 32, 64)]
         scenarios += [("run", "memory", size << 20) for size in (1, 8, 64, 512)]
         scenarios += [(name, "clock", None) for name in _WRITERS]

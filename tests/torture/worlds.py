@@ -100,15 +100,9 @@ def studying(out: str = "study", *, seeds: int = 2) -> Callable[[], None]:
 
 def _as_command(work: Callable[[], object]) -> None:
     """Ends as the command line does."""
-    from convmixer.errors import InputError, Interrupted
+    from convmixer.cli import exit_status
 
-    try:
-        work()
-    except InputError as error:
-        sys.stderr.write(f"convmixer: {error}\n")
-        sys.exit(2)
-    except Interrupted as stop:
-        sys.exit(128 + stop.signum)
+    sys.exit(exit_status(lambda: (work() and 0) or 0))
 
 
 def make_world(folder: Path) -> Path:

@@ -6,7 +6,7 @@ interrupted by SIGINT and SIGTERM.
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import functools
 import logging
 import operator
@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import tyro
@@ -24,7 +24,7 @@ from convmixer.cli.defaults import run_defaults
 from convmixer.cli.help import command_help, overview
 from convmixer.cli.output import ERRORS
 from convmixer.cli.parsing import RULES, current_flag
-from convmixer.errors import InputError, Interrupted
+from convmixer.errors import InputError, Interrupted, refusal
 from convmixer.records import checked, deferred_checks
 from convmixer.runtime.memory import enough_memory
 from convmixer.runtime.signals import leave_imports_at_once
@@ -40,50 +40,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logger = logging.getLogger("convmixer")
     logger.setLevel(logging.INFO)
     logger.handlers = [_Messages()]
-    sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(exit_status(lambda: _run(given)))
 
 
 def _run(arguments: list[str]) -> int:
+    if (answered := _without_command(arguments)) is not None:
+        return answered
+    command, name = _parse(arguments), arguments[0]
+    with enough_memory(f"convmixer {name}", COMMANDS[name].less_memory):
+        status: int = command.execute()
+    return status
+
+
+def exit_status(work: Callable[[], int]) -> int:
+    """The exit status of a command that ``work`` carries out; says on stderr what stopped it."""
     try:
-        if (answered := _without_command(arguments)) is not None:
-            return answered
-        command, name = _parse(arguments), arguments[0]
-        with enough_memory(f"convmixer {name}", COMMANDS[name].less_memory):
-            status: int = command.execute()
-        return status
+        return work()
     except InputError as error:
-        ERRORS.print(f"convmixer: {error.with_flags()}", style="red")
-        return 2
+        return _refused(error.with_flags())
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:  # whoever reads our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno not in _REFUSED:
+        if not (sentence := refusal(error)):
             raise
-        place = f"{_short(str(error.filename))}: " if error.filename else ""
-        ERRORS.print(f"convmixer: {place}{error.strerror}; {_REFUSED[error.errno]}.", style="red")
-        return 2
+        return _refused(sentence)
     except Interrupted as stop:
         ERRORS.print("Interrupted; the checkpoint is written, --resume continues.")
         return 128 + stop.signum
 
 
-_REFUSED = {
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ELOOP: "a link leads to itself; remove it",
-    errno.EACCES: "check the permissions, or choose another place",
-    errno.EPERM: "check the permissions, or choose another place",
-    errno.EROFS: "choose another place",
-    errno.ENOSPC: "make room and try again; --resume continues a run",
-    errno.EDQUOT: "make room and try again; --resume continues a run",
-}
-"""What the operating system refuses, and what to do."""
-
-
-def _short(path: str) -> str:
-    return path if len(path) <= 200 else f"{path[:100]}…{path[-50:]}"
+def _refused(sentence: str) -> int:
+    with contextlib.suppress(OSError):  # the messages may go to the disk that is full
+        ERRORS.print(f"convmixer: {sentence}", style="red")
+    return 2
 
 
 class _Messages(logging.Handler):

@@ -76,6 +76,7 @@ class Suite:
         if records:
             manifest = Manifest(study.out / "experiments")
             manifest.folder.mkdir(parents=True, exist_ok=True)
+            manifest.remove_leftovers()
             texts = {path.name: json.dumps(r | MARK, indent=2, allow_nan=False) + "\n" for path, r in records.items()}
             manifest.write(texts)
 

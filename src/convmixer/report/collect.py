@@ -19,7 +19,7 @@ from convmixer.config import ModelConfig, RunConfig
 from convmixer.data import DatasetInfo
 from convmixer.errors import InputError
 from convmixer.experiments import EXPERIMENTS, PublishedResult
-from convmixer.manifest import NAME, read_record
+from convmixer.manifest import NAME, is_run, read_record
 from convmixer.records import build, parse_json
 from convmixer.report.records import ComparisonRow, ExperimentRecord, RunRow, SearchRecord
 from convmixer.runs import EpochRecord, Outcome, RunDir, TrialRecord
@@ -27,7 +27,6 @@ from convmixer.utils.metrics import Evaluation
 
 T = TypeVar("T")
 _SEARCH = "grid_search.json"
-_RUN_FILES = {"config.json", "summary.json", "metrics.jsonl"}
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def _walk(root: Path) -> tuple[list[str], list[str], list[str]]:
     for folder, below, files in os.walk(root):
         below[:] = sorted(name for name in below if not name.startswith("."))
         here = os.path.relpath(folder, root)
-        if _RUN_FILES & set(files):
+        if is_run(Path(folder), files):
             below.clear()
             runs.append(here)
             continue
@@ -310,7 +309,7 @@ def _load(root: Path, path: str) -> Run:
 def _read(run: RunDir, path: str) -> Run:
     config, summary = run.config(), run.summary()
     environment = build(_Environment, run.environment(), str(run.path / "environment.json"), others=True)
-    info = run.dataset() if (run.path / "dataset.json").exists() else None
+    info = run.dataset() if run.manifest.has("dataset.json") else None
     evaluation = run.evaluation()
     metrics = summary.to_dict() if summary else {}
     known: dict[str, Any] = {name: metrics.get(name) for name in _FROM_SUMMARY}

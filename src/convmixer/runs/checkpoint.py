@@ -85,7 +85,12 @@ def check_whole(path: Path) -> None:
 
 
 def _body(path: Path) -> bytes:
-    content = path.read_bytes()
+    try:
+        if not path.is_file():  # reading a pipe would wait
+            raise DamagedCheckpointError(f"{path} is no file")
+        content = path.read_bytes()
+    except OSError as error:
+        raise DamagedCheckpointError(f"{path} cannot be read ({error.strerror or error})") from None
     body, seal = content[:-_SEAL_LENGTH], content[-_SEAL_LENGTH:]
     if seal != _SEAL + hashlib.sha256(body).hexdigest().encode():
         raise DamagedCheckpointError(f"{path} is damaged (its checksum does not match its content)")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convmixer.errors import InputError
+from convmixer.manifest import is_run
 from convmixer.runs.run_dir import RunDir
 
 
@@ -35,7 +36,7 @@ def find_runs(root: Path) -> Iterator[Path]:
     """Run directories at or below ``root``, sorted; hidden folders are passed over, and links not followed."""
     for folder, names, files in os.walk(root):
         names[:] = sorted(name for name in names if not name.startswith("."))
-        if "config.json" in files:
+        if is_run(Path(folder), files):
             names.clear()  # a run holds no runs
             yield Path(folder)
 

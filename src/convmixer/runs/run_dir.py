@@ -29,11 +29,11 @@ from filelock import Timeout
 
 from convmixer.config import RunConfig
 from convmixer.data import DatasetInfo
-from convmixer.errors import InputError, Interrupted
+from convmixer.errors import InputError, Interrupted, refusal
 from convmixer.files import file_lock, is_locked, write_atomic
 from convmixer.manifest import MARK, Manifest
 from convmixer.manifest import NAME as MANIFEST
-from convmixer.records import build, parse_json
+from convmixer.records import build, parse_json, read_bytes
 from convmixer.runs.paths import CURRENT, PREVIOUS
 from convmixer.runs.records import EpochRecord, InitialWeights, Status, Summary
 from convmixer.utils.metrics import Evaluation
@@ -126,7 +126,8 @@ class RunDir:
     def error(self) -> str:
         """The traceback of the failure that ended the last attempt; '' if there was none."""
         path = self.path / _ERROR
-        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        there = path.exists() or path.is_symlink()
+        return read_bytes(path).decode(errors="replace") if there else ""
 
     def has_checkpoint(self) -> bool:
         """Whether there is something to continue from."""
@@ -263,7 +264,9 @@ class RunDir:
             yield
         except (InputError, Interrupted):
             raise
-        except Exception:
+        except Exception as error:
+            if isinstance(error, OSError) and refusal(error):
+                raise  # nothing in the run has failed
             write_atomic(self.path / _ERROR, traceback.format_exc())
             raise
 

@@ -8,7 +8,10 @@ from contextlib import contextmanager
 
 from convmixer.errors import InputError
 
-_WORDS = re.compile(r"can't allocate memory|out of memory|not enough memory|storage size calculation overflowed", re.I)
+_WORDS = re.compile(
+    r"can't allocate memory|out of memory|not enough memory|can't start new thread|storage size calculation overflowed",
+    re.IGNORECASE,
+)
 
 
 @contextmanager

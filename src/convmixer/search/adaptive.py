@@ -6,6 +6,7 @@ whose process died is taken over by another one.
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from convmixer.files import write_atomic
 from convmixer.runs import EpochRecord, Outcome, RunDir
 from convmixer.search.pool import RunCrashedError
 from convmixer.search.sampling import distributions, points_up_front, pruner, sampler
-from convmixer.search.search import Search
+from convmixer.search.search import ALONE, Search
 from convmixer.search.space import Values
 from convmixer.search.storage import close_storage, open_storage, start_anew
 from convmixer.training.observers import EpochWatcher
@@ -41,10 +42,7 @@ class AdaptiveSearch(Search):
     """A search whose points or lengths of runs depend on results."""
 
     def _begin(self, alone: bool) -> None:
-        name_file = self.private / "name"
-        if not name_file.exists():
-            write_atomic(name_file, f"convmixer-{secrets.token_hex(8)}")
-        name, url = name_file.read_text(encoding="utf-8"), self.settings.storage
+        name, url = self._study_name(alone), self.settings.storage
         judge = pruner(self.settings)
         if alone:
             self.storage = start_anew(url, self.out, name)
@@ -53,6 +51,16 @@ class AdaptiveSearch(Search):
         else:
             self.storage = open_storage(url, self.out)
             self.study = optuna.load_study(study_name=name, storage=self.storage, pruner=judge)
+
+    def _study_name(self, alone: bool) -> str:
+        """What the study is called in a storage that it may share with others; made up by the first process."""
+        name = self._private_text("name")
+        if not re.fullmatch(r"[\w-]{1,100}", name):
+            if not alone:
+                raise InputError(f"{self.private / 'name'}: is damaged; {ALONE}.")
+            name = f"convmixer-{secrets.token_hex(8)}"
+            write_atomic(self.private / "name", name)
+        return name
 
     def leave(self) -> None:
         """Ends this process's part."""

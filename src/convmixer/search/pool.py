@@ -16,7 +16,7 @@ from rich.console import Console
 
 from convmixer.config import DataConfig, Protocol, RunConfig
 from convmixer.data import Dataset, load_dataset
-from convmixer.errors import InputError, Interrupted
+from convmixer.errors import InputError, Interrupted, refusal
 from convmixer.runs import EpochRecord, RunBusyError, RunDir, Summary
 from convmixer.training.observers import EpochWatcher, RunObserver
 from convmixer.training.train import read_test_set, train
@@ -152,7 +152,7 @@ class RunPool:
         """When the last attempt crashed, in nanoseconds; None if it did not."""
         try:
             return (self.path(config) / "error.txt").stat().st_mtime_ns
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def _train(self, config: RunConfig, **options: Any) -> Summary:
@@ -162,5 +162,7 @@ class RunPool:
         except (InputError, Interrupted):
             raise
         except Exception as error:
+            if isinstance(error, OSError) and refusal(error):
+                raise  # it would refuse the next run as well
             what = " ".join(f"{type(error).__name__}: {error}".split())
             raise RunCrashedError(f"{path}: crashed ({what}); {path / 'error.txt'} has the traceback") from error

@@ -15,7 +15,7 @@ from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
-from convmixer.errors import InputError, Interrupted
+from convmixer.errors import InputError, Interrupted, refusal
 from convmixer.files import file_lock, is_locked
 from convmixer.runtime.signals import Interruption
 
@@ -107,8 +107,11 @@ def _worker(gpu: str | None, complaints: SimpleQueue[str], work: Callable[..., N
         os.environ[_GPUS] = gpu  # CUDA reads it when it is first used
     try:
         work(*arguments)
-    except InputError as error:
-        complaints.put(str(error))
+    except (InputError, OSError) as error:
+        sentence = refusal(error) if isinstance(error, OSError) else str(error)
+        if not sentence:
+            raise
+        complaints.put(sentence)
         sys.exit(_BAD_INPUT)
     except Interrupted as stop:
         sys.exit(128 + stop.signum)

@@ -21,7 +21,7 @@ from convmixer.data import Dataset
 from convmixer.errors import InputError
 from convmixer.files import file_lock, write_atomic
 from convmixer.manifest import MARK, Manifest
-from convmixer.records import parse_json
+from convmixer.records import parse_json, read_bytes
 from convmixer.runs import Outcome, RunDir, Summary, TrialRecord, config_differences
 from convmixer.search.pool import RunCrashedError, RunPool
 from convmixer.search.processes import ActiveProcesses
@@ -29,6 +29,8 @@ from convmixer.search.space import SearchConfig, Values, with_values
 from convmixer.utils.formatting import settings
 
 RECORDS = "grid_search.json"
+ALONE = "stop the other processes of this search and start it again: its run directories are enough to go on"
+"""What to do where processes cannot share a search any longer."""
 
 
 class Search(abc.ABC):
@@ -78,6 +80,7 @@ class Search(abc.ABC):
             alone = self.processes.join()
             try:
                 self._check_space(alone)
+                Manifest(out).remove_leftovers()
                 self._begin(alone)
             except BaseException:
                 self.processes.leave()
@@ -142,8 +145,15 @@ class Search(abc.ABC):
         space, file = json.dumps({d.name: d.to_json() for d in self.space}), self.private / "space.json"
         if alone:
             write_atomic(file, space)
-        elif file.read_text(encoding="utf-8") != space:
+        elif self._private_text("space.json") != space:
             raise InputError(f"{self.out}: another process searches other values in it; choose another --out.")
+
+    def _private_text(self, name: str) -> str:
+        """The content of a file of these processes' own; '' if it is missing or damaged."""
+        try:
+            return read_bytes(self.private / name).decode()
+        except ValueError:
+            return ""
 
     def contains(self, values: Mapping[str, Any]) -> bool:
         """Whether a point is in the space."""

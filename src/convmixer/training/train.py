@@ -116,7 +116,7 @@ def train(
 
 def _load_data(config: RunConfig, run: RunDir, console: Console) -> Dataset:
     """The data of a run that begins, or goes on. Raises InputError if these are not those that it began with."""
-    if not (run.path / "dataset.json").exists():
+    if not run.manifest.has("dataset.json"):
         return load_dataset(config.data, protocol=config.protocol, console=console)
     if config.data.dataset == run.config().data.dataset and config.data.data_dir == run.config().data.data_dir:
         return load_own_data(run, download=True, console=console)
