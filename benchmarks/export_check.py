@@ -28,6 +28,7 @@ from convmixer.inference.program_predictor import answers_of
 from convmixer.parts.branches import BRANCHES
 from convmixer.parts.heads import HEADS
 from convmixer.presets import MODELS
+from convmixer.runtime.device import device_name
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Record:
     opset: int
     runtime: str
     torch: str
+    device_name: str
     images: int
     batches: tuple[int, ...]
     same_answers: int
@@ -50,6 +52,15 @@ class Record:
     bytes: int
     seconds: float
     """To write and check it."""
+
+
+def distinct() -> list[str]:
+    """The presets without those that differ from an earlier one by head and branch alone."""
+    seen: dict[object, str] = {}
+    for name, preset in MODELS.items():
+        network = replace(preset.architecture, head="linear", branch="depthwise")
+        seen.setdefault((network, preset.image_size, preset.n_classes), name)
+    return list(seen.values())
 
 
 def made_network(model: str, head: str, branch: str) -> Source:
@@ -108,6 +119,7 @@ def records(model: str, head: str, branch: str, images: int) -> Iterator[Record]
                 opset=OPSET,
                 runtime=opened.runtime,
                 torch=torch.__version__,
+                device_name=device_name(torch.device("cpu")),
                 images=found.images,
                 batches=found.batches,
                 same_answers=found.same_answers + found.ties,
@@ -122,7 +134,7 @@ def records(model: str, head: str, branch: str, images: int) -> Iterator[Record]
 def main() -> None:
     """Prints a line for each file; exits with 1 if any answers differently."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="*", default=list(MODELS), help="presets; by default all")
+    parser.add_argument("--models", nargs="*", default=distinct(), help="presets; by default all networks once")
     parser.add_argument("--images", type=int, default=64, help="made images that each file is compared on")
     parser.add_argument("--json", type=Path, help="file for the records, to which they are added")
     given = parser.parse_args()

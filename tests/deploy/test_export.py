@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from dataclasses import replace
@@ -129,7 +130,9 @@ def test_torchs_own_formats_keep_every_bit(run: Path, tmp_path: Path, kind: str)
     assert made.check.same_answers == made.check.images == 359
     assert made.check.accuracy == made.info.origin.test_accuracy
     images = made_images(made.info.input, 5)
-    assert np.allclose(open_model_file(made.file).logits(images), load(run, device="cpu").logits(images), atol=1e-4)
+    opened = open_model_file(made.file, trusted=True)
+    assert np.allclose(opened.logits(images), load(run, device="cpu").logits(images), atol=1e-4)
+    assert stat.S_IMODE(made.file.stat().st_mode) == stat.S_IMODE((run / "config.json").stat().st_mode)
 
 
 def test_a_file_says_what_it_is(run: Path, tmp_path: Path) -> None:
@@ -167,7 +170,7 @@ def test_what_lies_beside_a_file_comes_and_goes_with_it(tmp_path: Path) -> None:
 
     file, monkeypatch = tmp_path / "m.xml", pytest.MonkeyPatch()
     with monkeypatch.context() as patch:
-        patch.setattr("convmixer.deploy.export.open_model_file", lambda path: Opened())
+        patch.setattr("convmixer.deploy.export.open_model_file", lambda path, trusted: Opened())
         assert write_checked(file, FORMATS["openvino"], write, lambda opened: "checked") == (10, "checked")
         assert {part.name for part in tmp_path.iterdir()} == {"m.xml", "m.bin"}
 
@@ -222,7 +225,9 @@ def test_what_cannot_be_exported_or_opened_is_said(run: Path, tmp_path: Path, co
     (tmp_path / "damaged.safetensors").write_bytes(b"no model")
     assert "cannot be read as weights" in said("predict", "damaged.safetensors", "x.png")
     (tmp_path / "damaged.pt2").write_bytes(b"no model")
-    assert "cannot load it" in said("predict", "damaged.pt2", "x.png")
+    assert "PyTorch runs code that such a file may hold" in said("predict", "damaged.pt2", "x.png")
+    with pytest.raises(InputError, match="cannot load it"):
+        open_model_file("damaged.pt2", trusted=True)
     (tmp_path / "damaged.xml").write_bytes(b"no model")
     assert "openvino" in said("predict", "damaged.xml", "x.png").lower()
     assert "--data: is for model files" in said("evaluate", run, "--data", run)

@@ -29,7 +29,7 @@ class Evaluate:
     """Evaluate a run or an exported file: accuracy, calibration, classes; of a run confusion and mistakes, too."""
 
     model: tyro.conf.Positional[Path]
-    """Run directory, or a file: .onnx, .xml (OpenVINO), .pt2 or .safetensors."""
+    """Run directory, or a file: .onnx, .xml (OpenVINO) or .safetensors."""
     split: Literal["test", "val", "train"] = "test"
     """Which part of the data; train is without the validation part."""
     dataset: str | None = None
@@ -120,7 +120,7 @@ class Predict:
     """Predict the classes of images with a run's weights, or with a file that convmixer export wrote."""
 
     model: tyro.conf.Positional[Path]
-    """Run directory, or a file: .onnx, .xml (OpenVINO), .pt2 or .safetensors."""
+    """Run directory, or a file: .onnx, .xml (OpenVINO) or .safetensors."""
     images: tyro.conf.Positional[tuple[str, ...]]
     """Image files, folders, or - for an image on stdin."""
     top_k: int = 3

@@ -40,10 +40,10 @@ def _torch_export(source: Source, path: Path) -> None:
 
 def _safetensors(source: Source, path: Path) -> None:
     """The weights alone, in timm's layout, with the description of network and images as metadata."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {name: tensor.contiguous() for name, tensor in source.answers.deployed.model.state_dict().items()}
-    save_file(state, path, {KEY: source.info.to_json()})
+    path.write_bytes(save(state, {KEY: source.info.to_json()}))
 
 
 def _onnx(source: Source, path: Path) -> None:

@@ -25,6 +25,7 @@ _READERS = {
     ".safetensors": "convmixer.inference.program_predictor:WeightsPredictor",
 }
 """By suffix, the class that executes the file; its module imports what it needs when it is used."""
+_RUNS_CODE = frozenset({".pt2"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,12 +118,13 @@ def is_model_file(path: str | Path) -> bool:
     return Path(path).suffix.lower() in _READERS and not Path(path).is_dir()
 
 
-def open_model_file(path: str | Path, *, threads: int | None = None) -> FilePredictor:
+def open_model_file(path: str | Path, *, threads: int | None = None, trusted: bool = False) -> FilePredictor:
     """A model file as a predictor, on the CPU.
 
     Args:
-        path: .onnx, .xml (OpenVINO, with the .bin beside it), .pt2 (torch.export) or .safetensors.
+        path: .onnx, .xml (OpenVINO, with the .bin beside it), .safetensors, or, ``trusted``, .pt2 (torch.export).
         threads: to compute with; by default as many as the runtime thinks best.
+        trusted: whether it was written by whoever asks. PyTorch runs code that a .pt2 file may hold.
 
     Raises:
         InputError: no such file, none that we wrote, or its runtime is not installed.
@@ -133,6 +135,11 @@ def open_model_file(path: str | Path, *, threads: int | None = None) -> FilePred
         raise InputError(f"{path}: is no model file; give one that ends in {', '.join(_READERS)}.")
     if not place.is_file():
         raise InputError(f"{path}: no such file; convmixer export writes one.")
+    if place.suffix.lower() in _RUNS_CODE and not trusted:
+        raise InputError(
+            f"{path}: PyTorch runs code that such a file may hold, so that only programs that trust it should load it; "
+            "give the run, or export it to another format."
+        )
     module, _, name = reader.partition(":")
     opened: FilePredictor = getattr(importlib.import_module(module), name).load(place, threads)
     return opened
