@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from convmixer.errors import InputError
+
 if TYPE_CHECKING:
     from filelock import FileLock
 
 _LOCK_POLL_SECONDS = 0.01
+_LARGEST_FILE = 2**28  # bytes of a record
 
 
 @contextmanager
@@ -39,6 +43,25 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """Writes ``content`` to ``path`` as :func:`atomic_path` does; text as UTF-8."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file of at most 256 MiB: devices and pipes have no end.
+
+    Raises:
+        InputError: it is missing, cannot be read or is not such a file.
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError(f"{path}: is not a regular file.")
+        if found.st_size > _LARGEST_FILE:
+            raise InputError(f"{path}: has {found.st_size / 2**20:,.0f} MiB, more than a record can have.")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file.") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from None
 
 
 def sync(path: Path) -> None:

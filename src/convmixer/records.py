@@ -12,7 +12,6 @@ import functools
 import json
 import math
 import re
-import stat
 import types
 import typing
 from collections.abc import Iterator
@@ -22,10 +21,10 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from convmixer.errors import InputError, nearest
+from convmixer.files import read_bytes
 
 T = TypeVar("T")
 
-_LARGEST_FILE = 2**28  # bytes of a JSON file
 _MOST_LETTERS = 60  # of a wrong value in a message
 _UNLIMITED = 2**31 - 1  # as an upper limit: what no machine has room for
 
@@ -104,25 +103,6 @@ def read_json(path: Path) -> Any:
         InputError: it is missing, cannot be read or is not such a file.
     """
     return parse_json(read_bytes(path), str(path))
-
-
-def read_bytes(path: Path) -> bytes:
-    """The content of a regular file of at most 256 MiB: devices and pipes have no end.
-
-    Raises:
-        InputError: it is missing, cannot be read or is not such a file.
-    """
-    try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise InputError(f"{path}: is not a regular file.")
-        if found.st_size > _LARGEST_FILE:
-            raise InputError(f"{path}: has {found.st_size / 2**20:,.0f} MiB, more than a record can have.")
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file.") from None
-    except (OSError, ValueError) as error:  # ValueError: a name with a null character
-        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from None
 
 
 def parse_json(content: bytes | str, where: str) -> Any:

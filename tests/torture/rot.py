@@ -13,7 +13,19 @@ from tests.torture.areas import Result
 from tests.torture.damage import DAMAGES
 from tests.torture.judge import of_reading
 from tests.torture.sandbox import Ended, remove, run
-from tests.torture.worlds import SUBJECTS, essence, make_world, plain, results, searching, studying, training
+from tests.torture.worlds import (
+    SUBJECTS,
+    choosing,
+    compiler,
+    essence,
+    make_kernels,
+    make_world,
+    plain,
+    results,
+    searching,
+    studying,
+    training,
+)
 
 Reader = Callable[[], None]
 _LIMIT = 10.0
@@ -23,13 +35,14 @@ _AGAIN: dict[str, Reader] = {
     "search": searching(),
     "study": studying(),
 }
-_CACHES = ("images", "folders")
+_CACHES = {"cache": ("images", "folders"), "kernels": ("cache",)}
+"""Folders whose files are damaged as one subject; the compiled kernels and the timings lie in the cache itself."""
 
 
 class Rot:
     """See the module."""
 
-    name, goal, share = "rot", 2000, 0.4
+    name, goal, share = "rot", 2000, 0.5
 
     def prepare(self, folder: Path) -> None:
         """Makes the world, and reads it undamaged."""
@@ -41,17 +54,21 @@ class Rot:
             if path.is_file() and path.suffix != ".png"
             for damage in DAMAGES
         ]
-        cached = [p for p in sorted((self.world / "cache").rglob("*")) if p.is_file() and p.parent.name in _CACHES]
+        make_kernels(self.world)
         self.cases += [
-            ("cache", path.relative_to(self.world / "cache"), damage) for path in cached for damage in DAMAGES
+            (subject, path.relative_to(self.world / "cache"), damage)
+            for subject, folders in _CACHES.items()
+            for path in sorted((self.world / "cache").rglob("*"))
+            if path.is_file() and path.parent.name in folders
+            for damage in DAMAGES
         ]
         random.Random(0).shuffle(self.cases)
         self.undamaged: dict[tuple[str, str], tuple[Any, set[str]]] = {}
-        for subject in (*SUBJECTS, "cache"):
+        for subject in (*SUBJECTS, *_CACHES):
             for reader in self._readers(subject):
                 place = folder / "undamaged"
                 self._copy(subject, place)
-                ended = run(self._reader(subject, reader), place, 4 * _LIMIT)
+                ended = self._ended(subject, reader, place, 4 * _LIMIT)
                 if ended.status != 0:
                     raise RuntimeError(f"{reader} of an undamaged {subject} fails: {ended}")
                 self.undamaged[subject, reader] = self._answer(subject, reader, ended, place), _lines(ended.err)
@@ -65,18 +82,19 @@ class Rot:
         # What goes on from the files is asked in each trial, and one of those that only look at them.
         chosen = (
             [random_.choice(readers)]
-            if subject in ("finished", "cache")
+            if subject in ("finished", *_CACHES)
             else [random_.choice(readers[:2]), readers[-1]]
         )
         judgements = []
         for number, reader in enumerate(dict.fromkeys(chosen)):
             place = folder / str(number)
             self._copy(subject, place)
-            DAMAGES[name](place / subject / file, place / f"{subject}-other" / file, random.Random(index))
-            damaged = _state(place / subject / file)
-            ended = run(self._reader(subject, reader), place, _LIMIT, memory=2 << 30)
+            damaged_file = place / ("cache" if subject in _CACHES else subject) / file
+            DAMAGES[name](damaged_file, place / f"{subject}-other" / file, random.Random(index))
+            damaged = _state(damaged_file)
+            ended = self._ended(subject, reader, place, _LIMIT, memory=2 << 30)
             undamaged, known = self.undamaged[subject, reader]
-            untouched = _state(place / subject / file) == damaged
+            untouched = _state(damaged_file) == damaged
             names = {file.name, *file.parts[:-1][-1:], subject}
             answer = self._answer(subject, reader, ended, place) if not ended.hung else None
             if reader == "again" and untouched and isinstance(answer, dict):
@@ -89,7 +107,8 @@ class Rot:
 
     def _copy(self, subject: str, place: Path) -> None:
         place.mkdir()
-        for name in ("data", "picture.png", "cache", subject, f"{subject}-other"):
+        own = ("finished", "compiler") if subject == "kernels" else (subject, f"{subject}-other")
+        for name in ("data", "picture.png", "cache", *own):
             source = self.world / name
             if source.is_dir():
                 shutil.copytree(source, place / name, dirs_exist_ok=True)
@@ -102,9 +121,15 @@ class Rot:
         verify = ["verify"] if "verify" in COMMANDS else []
         if subject == "cache":
             return ["data"]
+        if subject == "kernels":
+            return ["fast", "choosing"]
         if subject in ("search", "study"):
             return ["report", "runs", *verify, "again"]
         return ["predict", "evaluate", "report", "runs", *verify, "again"]
+
+    def _ended(self, subject: str, reader: str, place: Path, timeout: float, **options: Any) -> Ended:
+        environment = compiler(place) if subject == "kernels" else {}
+        return run(self._reader(subject, reader), place, timeout, environment=environment, **options)
 
     def _reader(self, subject: str, name: str) -> Reader:
         return {
@@ -113,6 +138,8 @@ class Rot:
             "report": plain("report", subject, "--out", "report.json", "--json"),
             "runs": plain("runs", subject, "--json"),
             "verify": plain("verify", subject),
+            "fast": plain("evaluate", "finished", "--json", "--device", "cpu", "--engine", "fast"),
+            "choosing": choosing,
             "data": plain("data", "folder:data", "--json"),
             "again": _AGAIN.get(subject, plain()),
         }[name]

@@ -129,6 +129,46 @@ def make_world(folder: Path) -> Path:
     return folder
 
 
+def make_kernels(folder: Path) -> None:
+    """Adds compiled kernels and timings to a world's cache, and a compiler that only copies what was compiled.
+
+    Raises:
+        RuntimeError: they cannot be made.
+    """
+    from convmixer.kernels.build import build
+
+    (folder / "compiler").mkdir()
+    shutil.copy(build(), folder / "compiler" / "kernels.so")
+    script = folder / "compiler" / "c++"
+    copy = 'for last; do :; done; cp "$(dirname "$0")/kernels.so" "$last"'  # -o FILE comes last
+    script.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo copying && exit\n{copy}\n')
+    script.chmod(0o755)
+    ended = run(choosing, folder, 240, environment=compiler(folder))
+    made = sorted(path.suffix for path in (folder / "cache").iterdir() if path.is_file())
+    if made != [".json", ".sha256", ".so"]:
+        raise RuntimeError(f"the kernels cannot be made: {made}, {ended}")
+
+
+def choosing() -> None:
+    """Has the engine chosen by measurement for a network that is large enough; prints what both make of an image."""
+    import torch
+
+    import convmixer
+
+    images = torch.arange(64 * 3 * 16 * 16).reshape(64, 3, 16, 16).remainder(7.0)
+    for engine in ("auto", "fast"):
+        torch.manual_seed(0)
+        model = convmixer.create_model("convmixer", dim=64, depth=1, kernel_size=5, num_classes=3, engine=engine)
+        with torch.no_grad():
+            found = model.eval()(images)[0].tolist()
+        sys.stdout.write(f"{[round(value, 3) + 0.0 for value in found]}\n")  # the engines round otherwise
+
+
+def compiler(folder: Path) -> dict[str, str]:
+    """The variables that have the kernels built by the compiler in a world."""
+    return {"CXX": str(folder / "compiler" / "c++")}
+
+
 def _interrupt(folder: Path, name: str, seed: int) -> None:
     from tests.torture.operations import watch
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from convmixer.errors import InputError
+from convmixer.files import read_bytes
 from convmixer.inference.model_file import INPUT, KEY, LOGITS, ModelInfo, checked_signature, required
 from convmixer.inference.predictor import ImageInput
-from convmixer.records import read_bytes
 
 _BATCH = 64
 _ERRORS_ONLY = 3

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from convmixer.files import atomic_path, cache_dir, write_atomic
+from convmixer.files import atomic_path, cache_dir, read_bytes, write_atomic
 
 logger = logging.getLogger("convmixer.kernels")
 
@@ -91,7 +91,7 @@ def build(instructions: str | None = None, extra_flags: Sequence[str] = ()) -> P
 def _is_whole(library: Path) -> bool:
     """Whether a library is there and is what the compiler wrote."""
     try:
-        return _digest_file(library).read_text() == _sha256(library)
+        return read_bytes(_digest_file(library)).decode() == _sha256(library)
     except (OSError, ValueError):
         return False
 
@@ -101,7 +101,7 @@ def _digest_file(library: Path) -> Path:
 
 
 def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return hashlib.sha256(read_bytes(file)).hexdigest()
 
 
 def _compile(program: str, flags: list[str], target: Path) -> None:

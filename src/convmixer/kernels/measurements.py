@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from convmixer.files import cache_dir, write_atomic
+from convmixer.files import cache_dir, read_bytes, write_atomic
 from convmixer.kernels.build import SOURCES, instruction_set
 
 logger = logging.getLogger("convmixer.kernels")
@@ -82,7 +82,7 @@ def _path() -> Path:
 def _read() -> dict[str, Timings]:
     """All timings on disk; none if the file is not as :func:`keep` left it, so that they are measured again."""
     try:
-        content = json.loads(_path().read_text())
+        content = json.loads(read_bytes(_path()))
         timings: dict[str, Timings] = content["timings"]
         return timings if content["sha256"] == _digest(timings) else {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -30,10 +30,10 @@ from filelock import Timeout
 from convmixer.config import RunConfig
 from convmixer.data import DatasetInfo
 from convmixer.errors import InputError, Interrupted, refusal
-from convmixer.files import file_lock, is_locked, write_atomic
+from convmixer.files import file_lock, is_locked, read_bytes, write_atomic
 from convmixer.manifest import MARK, Manifest
 from convmixer.manifest import NAME as MANIFEST
-from convmixer.records import build, parse_json, read_bytes
+from convmixer.records import build, parse_json
 from convmixer.runs.paths import CURRENT, PREVIOUS
 from convmixer.runs.records import EpochRecord, InitialWeights, Status, Summary
 from convmixer.utils.metrics import Evaluation

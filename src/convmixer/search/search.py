@@ -19,9 +19,9 @@ from typing import Any, Self
 from convmixer.config import RunConfig
 from convmixer.data import Dataset
 from convmixer.errors import InputError
-from convmixer.files import file_lock, write_atomic
+from convmixer.files import file_lock, read_bytes, write_atomic
 from convmixer.manifest import MARK, Manifest
-from convmixer.records import parse_json, read_bytes
+from convmixer.records import parse_json
 from convmixer.runs import Outcome, RunDir, Summary, TrialRecord, config_differences
 from convmixer.search.pool import RunCrashedError, RunPool
 from convmixer.search.processes import ActiveProcesses
