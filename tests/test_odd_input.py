@@ -27,6 +27,7 @@ LONG = "x" * 5000
             ("--dim", 2**31 - 1, "--depth", 1),
             "convmixer train needs more memory than there is; choose a smaller --batch-size",
         ),
+        (("--depth", 2**31 - 1), f"--depth: {2**31 - 1} is out of range; give a value from 1 to 10000."),
         (("--out", LONG), "File name too long"),
         (("--config", LONG), "File name too long"),
         (("--dataset", f"folder:{LONG}"), "there is no folder xxx"),

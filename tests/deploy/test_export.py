@@ -260,6 +260,24 @@ def test_graphs_that_are_not_as_described_are_refused(tmp_path: Path) -> None:
         open_model_file(file)
 
 
+@pytest.mark.parametrize("sizes", [{"dim": 2**31 - 1}, {"depth": 10_000}, {"dim": 10**6}, {"depth": 2}])
+def test_descriptions_of_other_networks_take_no_memory(tmp_path: Path, sizes: dict[str, int]) -> None:
+    source, file = made_source(depth=1, kernel_size=3), tmp_path / "m.safetensors"
+    other = replace(source.info, architecture=replace(source.info.architecture, **sizes))
+    FORMATS["safetensors"].write(Source(other, source.answers), file)
+    with pytest.raises(InputError, match="do not fit the file's own description"):
+        open_model_file(file)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_classes_have_any_names(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip(kind)
+    names = ("a\"b<c>&'", "né\t\x07", "日本")
+    source, file = made_source(depth=1, kernel_size=3), tmp_path / f"m{FORMATS[kind].suffix}"
+    FORMATS[kind].write(Source(replace(source.info, classes=names), source.answers), file)
+    assert open_model_file(file).classes == names
+
+
 _WITHOUT_TORCH = """
 import sys
 class Blocked:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
 
 from convmixer.config.fields import PerBlock, Positive, Probability
 from convmixer.errors import nearest
@@ -23,7 +26,7 @@ class ModelConfig(Checked):
     lists."""
     dim: Positive = 256
     """Hidden dimension h: channels of every block (alias: --hidden-dim)."""
-    depth: Positive = 8
+    depth: Annotated[int, Meta(ge=1, le=10_000)] = 8
     """Number of ConvMixer blocks."""
     kernel_size: PerBlock = 9
     """Side of the depthwise kernels in positions, odd; one number, or one for each block as in 9,9,5,5."""
@@ -53,11 +56,13 @@ class ModelConfig(Checked):
                 f"`kernel_size`: {per_block_text(given)} has {len(given)} numbers, but `depth` is {self.depth}; "
                 "give one number, or one for each block."
             )
-        for k in (given,) if isinstance(given, int) else given:
+        kernels = (given,) if isinstance(given, int) else tuple(dict.fromkeys(given))
+        for k in kernels:
             if k % 2 == 0:
                 neighbours = f"choose {k - 1 or 1} or {k + 1}"
                 yield f"`kernel_size`: {k} is even, and only an odd kernel has a centre; {neighbours}."
-        yield from filter(None, map(BRANCHES[self.branch].problem, self.blocks()))
+        blocks = (Block(self.dim, k, self.bottleneck_factor, self.activation) for k in kernels)  # the different ones
+        yield from filter(None, map(BRANCHES[self.branch].problem, blocks))
 
     def blocks(self) -> tuple[Block, ...]:
         """The sizes of each block."""
