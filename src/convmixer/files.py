@@ -117,3 +117,18 @@ def cache_dir() -> Path:
     from platformdirs import user_cache_path
 
     return user_cache_path("convmixer-lab", appauthor=False)
+
+
+def make_cache_dir() -> Path:
+    """:func:`cache_dir`, made if it is not there, for its owner alone. Raises OSError if it cannot be made."""
+    folder = cache_dir()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def others_can_change(folder: Path) -> bool:
+    """Whether a folder belongs to another user than this one and root, or may be written by everybody."""
+    if os.name != "posix":
+        return False
+    found = folder.stat()
+    return found.st_uid not in (0, os.getuid()) or bool(found.st_mode & stat.S_IWOTH)

@@ -99,6 +99,26 @@ def test_a_damaged_library_is_built_again(empty_cache: Path, monkeypatch: pytest
     assert build.build() == library
 
 
+@needs_compiler
+@pytest.mark.skipif(os.name != "posix", reason="owners and modes of POSIX")
+@pytest.mark.parametrize("change", ["mode", "owner"])
+def test_a_cache_that_others_can_change_is_not_loaded_from(
+    empty_cache: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.setattr(build, "_compile", lambda program, flags, target: target.write_bytes(b"library"))
+    build.build()
+    assert empty_cache.stat().st_mode & 0o777 == 0o700
+    if change == "mode":
+        empty_cache.chmod(0o777)
+    else:
+        monkeypatch.setattr(os, "getuid", lambda: empty_cache.stat().st_uid + 1)
+        if empty_cache.stat().st_uid == 0:  # root's is trusted
+            os.chown(empty_cache, 12345, -1)
+            monkeypatch.setattr(os, "getuid", lambda: 0)
+    with pytest.raises(build.BuildError, match="other users can change the cache folder"):
+        build.build()
+
+
 @pytest.mark.slow
 @needs_compiler
 def test_sanitizers_find_nothing() -> None:

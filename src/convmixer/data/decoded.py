@@ -22,7 +22,7 @@ import numpy as np
 from convmixer.data.image_files import Stat
 from convmixer.data.images import BadImage, decode_images, header, in_threads, read
 from convmixer.errors import InputError
-from convmixer.files import atomic_path, cache_dir, write_atomic
+from convmixer.files import atomic_path, cache_dir, make_cache_dir, write_atomic
 from convmixer.runtime.progress import progress
 
 if TYPE_CHECKING:
@@ -159,7 +159,8 @@ class _Cache:
     def remember(self, survey: Survey) -> None:
         """Makes :meth:`recall` return ``survey``, and deletes the pixels that its predecessor alone referred to."""
         _, before = _read_record(self.record)
-        self.record.parent.mkdir(parents=True, exist_ok=True)
+        make_cache_dir()
+        self.record.parent.mkdir(exist_ok=True)
         content = {"state": self.state, "survey": asdict(survey), "entry": survey.entry}
         write_atomic(self.record, json.dumps(content | {"sha256": _record_digest(self.record, content)}))
         used = {known.entry for _, known in map(_read_record, self.record.parent.glob("*.json")) if known}
@@ -181,7 +182,8 @@ class _Cache:
 
     def store(self, survey: Survey, pixels: np.ndarray) -> None:
         """Makes :meth:`load` return ``pixels``."""
-        self.images.mkdir(parents=True, exist_ok=True)
+        make_cache_dir()
+        self.images.mkdir(exist_ok=True)
         for stale in self.images.glob(".*.tmp"):  # of processes that were killed while they wrote
             with suppress(FileNotFoundError):
                 if time.time() - stale.stat().st_mtime > 86_400:

@@ -19,7 +19,14 @@ from pathlib import Path
 
 import torch
 
-from convmixer.files import atomic_path, cache_dir, read_bytes, write_atomic
+from convmixer.files import (
+    atomic_path,
+    cache_dir,
+    make_cache_dir,
+    others_can_change,
+    read_bytes,
+    write_atomic,
+)
 
 logger = logging.getLogger("convmixer.kernels")
 
@@ -63,7 +70,7 @@ def build(instructions: str | None = None, extra_flags: Sequence[str] = ()) -> P
         extra_flags: for the compiler, such as ``-fsanitize=address``.
 
     Raises:
-        BuildError: no compiler, a compilation that fails, or a cache that cannot be written.
+        BuildError: no compiler, a compilation that fails, or a cache that cannot be written or that others can change.
     """
     program = compiler()
     if program is None:
@@ -75,7 +82,11 @@ def build(instructions: str | None = None, extra_flags: Sequence[str] = ()) -> P
         digest = hashlib.sha256(version + "\0".join(flags).encode())
         for source in sources:
             digest.update(source.name.encode() + source.read_bytes())
-        target = cache_dir() / f"kernels-{digest.hexdigest()[:20]}.so"
+        target = make_cache_dir() / f"kernels-{digest.hexdigest()[:20]}.so"
+        if others_can_change(target.parent):  # a library that they put there would run as this user
+            raise BuildError(
+                f"other users can change the cache folder {target.parent}; set CONVMIXER_CACHE to one of your own"
+            )
         if not _is_whole(target):
             _compile(program, flags, target)
             write_atomic(_digest_file(target), _sha256(target))
@@ -105,7 +116,6 @@ def _sha256(file: Path) -> str:
 
 
 def _compile(program: str, flags: list[str], target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     logger.info("building the native kernels once, into %s", target)
     with atomic_path(target) as temporary:
         command = [program, *flags, str(SOURCES / "convmixer.cpp"), "-o", str(temporary)]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from convmixer.files import cache_dir, read_bytes, write_atomic
+from convmixer.files import cache_dir, make_cache_dir, read_bytes, write_atomic
 from convmixer.kernels.build import SOURCES, instruction_set
 
 logger = logging.getLogger("convmixer.kernels")
@@ -45,7 +45,7 @@ def keep(key: str, timings: Timings) -> None:
     """Keeps timings for later processes. A cache that cannot be written is no error: they are measured again."""
     path = _path()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_cache_dir()
         known = {**_read(), key: timings}
         write_atomic(path, json.dumps({"timings": known, "sha256": _digest(known)}, indent=1))
     except OSError as error:
