@@ -135,8 +135,9 @@ def test_the_readme_is_short_and_opens_with_results_and_how_to_begin() -> None:
         assert part in first
 
 
-def figures() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("figures", ROOT / "docs" / "figures.py")
+def script(name: str) -> ModuleType:
+    """A program of ``docs/``."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -145,9 +146,24 @@ def figures() -> ModuleType:
 
 
 def test_made_tables_are_up_to_date() -> None:
-    module = figures()
+    module = script("figures")
     for document in module.MADE:
         assert module.filled(document) == document.read_text(), "run: python docs/figures.py"
+
+
+def test_every_sentence_of_a_refusal_is_listed() -> None:
+    module = script("errors")
+    text = (ROOT / "docs" / "errors.md").read_text()
+    assert module.filled(text) == text, "run: python docs/errors.py"
+    for shown in (
+        "- `--dataset: there is no folder <path>; give folder:PATH with an existing PATH.`",  # a text with parts
+        "- `<path>: holds an unfinished run; add --resume to continue it, or choose another --out.`",  # by a variable
+        "- `<path>: is missing; restore it, or if it is not needed, convmixer verify <folder> --accept.`",  # a function
+        "- `<name>: <value> is out of range; give a value from <ge> to <le>.`",  # functions of functions
+        "- `--trials: a grid tries every combination; leave it out, or choose --sampler tpe or random.`",  # _problems
+        "| `ENOSPC` | … make room and try again; --resume continues a run |",
+    ):
+        assert shown in text
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

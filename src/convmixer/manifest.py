@@ -235,9 +235,12 @@ class Manifest:
         now = None if content is None else _content(content)
         if now in allowed[name]:
             return "", content
-        what = "is missing" if content is None else "is not what was written (it was edited or damaged)"
-        meant = "if it is not needed" if content is None else "if the edit was meant"
-        return f"{path}: {what}; restore it, or {meant}, {self._accept()}.", content
+        what = (
+            "is missing; restore it, or if it is not needed"
+            if content is None
+            else "is not what was written (it was edited or damaged); restore it, or if the edit was meant"
+        )
+        return f"{path}: {what}, {self._accept()}.", content
 
     def _lost(self, content: bytes | None) -> str:
         """Says that there was a manifest, if a record without one tells so."""
