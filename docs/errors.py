@@ -123,14 +123,14 @@ class Module:
 
     def _bound(self, name: str, function: ast.FunctionDef) -> Iterator[tuple[ast.expr, _Function]]:
         """What a function binds a name to, and the function that the text is in; no arguments, no loop variables."""
-        for node in ast.walk(function):
-            for target in node.targets if isinstance(node, ast.Assign) else ():
-                if isinstance(target, ast.Name) and target.id == name:
-                    yield node.value, function
-                elif isinstance(target, ast.Tuple) and isinstance(node.value, ast.Call):
-                    place = [element.id if isinstance(element, ast.Name) else "" for element in target.elts]
-                    if name in place and _called(node.value) in self.functions:
-                        yield from _returned(self.functions[_called(node.value)], place.index(name))
+        assignments = [node for node in ast.walk(function) if isinstance(node, ast.Assign)]
+        for node, target in ((node, target) for node in assignments for target in node.targets):
+            if isinstance(target, ast.Name) and target.id == name:
+                yield node.value, function
+            elif isinstance(target, ast.Tuple) and isinstance(node.value, ast.Call):
+                place = [element.id if isinstance(element, ast.Name) else "" for element in target.elts]
+                if name in place and _called(node.value) in self.functions:
+                    yield from _returned(self.functions[_called(node.value)], place.index(name))
 
     def _word(self, node: ast.expr) -> str:
         """What stands for something that is not known before run time."""
