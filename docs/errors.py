@@ -7,10 +7,13 @@ functions that these call. What a sentence names at run time stands in angle bra
 from __future__ import annotations
 
 import ast
+import errno
 import operator
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from convmixer.errors import REFUSALS
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parent / "src" / "convmixer"
@@ -124,13 +127,13 @@ class Module:
     def _bound(self, name: str, function: ast.FunctionDef) -> Iterator[tuple[ast.expr, _Function]]:
         """What a function binds a name to, and the function that the text is in; no arguments, no loop variables."""
         assignments = [node for node in ast.walk(function) if isinstance(node, ast.Assign)]
-        for node, target in ((node, target) for node in assignments for target in node.targets):
+        for assignment, target in ((a, target) for a in assignments for target in a.targets):
             if isinstance(target, ast.Name) and target.id == name:
-                yield node.value, function
-            elif isinstance(target, ast.Tuple) and isinstance(node.value, ast.Call):
+                yield assignment.value, function
+            elif isinstance(target, ast.Tuple) and isinstance(assignment.value, ast.Call):
                 place = [element.id if isinstance(element, ast.Name) else "" for element in target.elts]
-                if name in place and _called(node.value) in self.functions:
-                    yield from _returned(self.functions[_called(node.value)], place.index(name))
+                if name in place and _called(assignment.value) in self.functions:
+                    yield from _returned(self.functions[_called(assignment.value)], place.index(name))
 
     def _word(self, node: ast.expr) -> str:
         """What stands for something that is not known before run time."""
@@ -199,15 +202,8 @@ def _returned(function: ast.FunctionDef, place: int) -> Iterator[tuple[ast.expr,
 
 def refusals() -> str:
     """What the operating system may refuse, and what the command line adds to its words."""
-    module = Module(SOURCE / "cli" / "__init__.py")
-    table = module.constants["_REFUSED"]
-    assert isinstance(table, ast.Dict)
-    rows = [
-        (ast.unparse(key).removeprefix("errno."), ast.literal_eval(value))
-        for key, value in zip(table.keys, table.values, strict=True)
-        if key is not None
-    ]
-    return "\n".join(["| the system says | and we say |", "| --- | --- |", *(f"| `{k}` | … {v} |" for k, v in rows)])
+    rows = [f"| `{errno.errorcode[number]}` | … {advice} |" for number, advice in REFUSALS.items()]
+    return "\n".join(["| the system says | and we say |", "| --- | --- |", *rows])
 
 
 def messages() -> str:

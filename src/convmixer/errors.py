@@ -37,7 +37,7 @@ class Interrupted(Exception):  # noqa: N818 (nothing went wrong)
 
 
 _AGAIN = "try again; --resume continues a run"
-_REFUSALS = {
+REFUSALS = {
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ELOOP: "a link leads to itself; remove it",
     errno.EACCES: "check the permissions, or choose another place",
@@ -52,15 +52,16 @@ _REFUSALS = {
     errno.EISDIR: "a folder is where a file should be; move it away",
     errno.ENOTDIR: "a file is where a folder should be; move it away",
 }
+"""What the operating system refuses, by ``errno``, and what to do."""
 
 
 def refusal(error: OSError) -> str:
     """The sentence for what the operating system refuses and people can change; '' for any other error."""
-    if error.errno not in _REFUSALS:
+    if error.errno not in REFUSALS:
         return ""
     name = str(error.filename2 or error.filename or "")
     name = name if len(name) <= _LONGEST_NAME else f"{name[:100]}…{name[-50:]}"
-    return f"{name}{': ' * bool(name)}{error.strerror}; {_REFUSALS[error.errno]}."
+    return f"{name}{': ' * bool(name)}{error.strerror}; {REFUSALS[error.errno]}."
 
 
 def nearest(name: object, known: Iterable[object]) -> str:
