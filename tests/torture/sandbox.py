@@ -43,7 +43,17 @@ def prepare_process() -> None:
     for module in pkgutil.walk_packages(convmixer.__path__, "convmixer."):
         if not any(part in module.name for part in skipped):
             importlib.import_module(module.name)
-    names = ("seaborn", "sklearn.datasets", "optuna", "scipy.stats", "yaml", "tensorboard.compat.proto.event_pb2")
+    names = (
+        "seaborn",
+        "sklearn.datasets",
+        "sklearn.metrics",
+        "torch.utils.flop_counter",
+        "typeguard",
+        "optuna",
+        "scipy.stats",
+        "yaml",
+        "tensorboard.compat.proto.event_pb2",
+    )
     for name in (
         *names,
         "torch._dynamo",
