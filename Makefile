@@ -5,11 +5,13 @@ BIN := $(VENV)/bin
 PACKAGE := $(VENV)/.package
 TOOLS := $(VENV)/.tools
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+AUDIT := $(VENV)/audit/.made
+TORCH_CPU := 6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 JOBS ?= 2
 DEMO ?= results/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast torture lint format clean
+.PHONY: help setup demo test test-fast torture lint format lock audit clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -54,6 +56,21 @@ lint: $(TOOLS) ## Check style, types and the layers of the architecture
 format: $(TOOLS) ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+$(AUDIT): Makefile $(PACKAGE)
+	@$(PYTHON) -m venv --clear $(dir $@)
+	@$(dir $@)bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1 uv==0.13.9
+	@touch $@
+
+# PyTorch's own CPU build is not on PyPI, hence the sum of its wheel (Linux, x86-64, Python 3.11) beside those that uv finds.
+lock: $(AUDIT) ## Make requirements.lock anew: the versions of requirements.txt, with the SHA-256 of every file of them
+	@$(dir $(AUDIT))bin/uv pip compile --quiet --no-config --no-deps --generate-hashes --no-annotate --python-version 3.11 \
+		--custom-compile-command "make lock" --output-file requirements.lock requirements.txt
+	@sed -i 's|^torch==.*|&\n    --hash=sha256:$(TORCH_CPU) \\|' requirements.lock
+
+audit: $(AUDIT) ## Look the locked versions up in PyPI's database of known vulnerabilities
+	@$(dir $(AUDIT))bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off -r requirements.lock || \
+		{ echo "make audit: a version is vulnerable, or could not be looked up, as the lines above say; it needs pypi.org." >&2; exit 1; }
 
 clean: ## Remove the environment and all caches; runs and data stay
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

@@ -24,6 +24,23 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "docs" / "quickstart.ipynb"
 
 
+def normalised(requirement: str) -> str:
+    """A requirement without its conditions, its name as the index spells it."""
+    return requirement.partition(";")[0].split()[0].lower().replace("_", "-").replace(".", "-")
+
+
+def test_the_lock_has_the_tested_versions_and_the_sums_of_their_files() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    sums = re.compile(r"^(\S+==\S+).*\\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.MULTILINE)
+    entries = {normalised(requirement): hashes for requirement, hashes in sums.findall(lock)}
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    assert sorted(entries) == sorted(normalised(line) for line in lines if not line.startswith("#"))
+    assert len(entries) == len(re.findall(r"^\w", lock, re.MULTILINE))
+    (cpu,) = re.findall(r"^TORCH_CPU := (\w+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    (torch,) = (hashes for requirement, hashes in entries.items() if requirement.startswith("torch=="))
+    assert cpu in torch
+
+
 def run(*command: object, cwd: Path, **environment: str) -> str:
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     words = [str(word) for word in command]
