@@ -110,6 +110,14 @@ def test_a_run_without_its_configuration_is_still_one(run: Path) -> None:
     assert collect(run.parent).runs["run"].row.status == "unreadable"
 
 
+def test_a_folder_in_place_of_a_search_is_a_problem_of_the_report(run: Path) -> None:
+    (run.parent / "grid_search.json").mkdir()
+    (run.parent / "experiments" / "widths.json").mkdir(parents=True)
+    study = collect(run.parent)
+    assert sorted(study.runs) == ["run"]
+    assert [problem.partition(":")[0] for problem in study.problems] == ["experiments/widths.json", "grid_search.json"]
+
+
 def test_a_checkpoint_that_is_a_folder_or_a_pipe_is_damaged(run: Path) -> None:
     for make in (Path.mkdir, os.mkfifo):
         (run / "checkpoint.pt").unlink()

@@ -492,15 +492,17 @@ class TestCache:
             load(root, image_size=size)
         assert len(decoded) == 2  # no size asked for and the images' own size are the same
 
-    @pytest.mark.parametrize("damage", ["flipped", "truncated", "longer", "empty", "removed"])
+    @pytest.mark.parametrize("damage", ["flipped", "truncated", "longer", "empty", "removed", "pipe"])
     @pytest.mark.parametrize("what", ["images", "folders"])
     def test_damage_is_noticed_and_repaired(self, root: Path, cache: Path, decoded: list[int], what: str, damage: str):
         info = load(root).info
         (path,) = (cache / what).iterdir()
         content = path.read_bytes()
         middle = len(content) // 2
-        if damage == "removed":
+        if damage in ("removed", "pipe"):
             path.unlink()
+            if damage == "pipe":
+                os.mkfifo(path)
         else:
             flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
             path.write_bytes(

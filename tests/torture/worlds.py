@@ -102,7 +102,12 @@ def _as_command(work: Callable[[], object]) -> None:
     """Ends as the command line does."""
     from convmixer.cli import exit_status
 
-    sys.exit(exit_status(lambda: (work() and 0) or 0))
+    def done() -> int:
+        work()
+        return 0
+
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    sys.exit(exit_status(done))
 
 
 def make_world(folder: Path) -> Path:

@@ -95,6 +95,7 @@ def _walk(root: Path) -> tuple[list[str], list[str], list[str]]:
     for folder, below, files in os.walk(root):
         below[:] = sorted(name for name in below if not name.startswith("."))
         here = os.path.relpath(folder, root)
+        files += below  # a folder where a record should be is one that cannot be read
         if is_run(Path(folder), files):
             below.clear()
             runs.append(here)

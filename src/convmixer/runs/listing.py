@@ -36,7 +36,7 @@ def find_runs(root: Path) -> Iterator[Path]:
     """Run directories at or below ``root``, sorted; hidden folders are passed over, and links not followed."""
     for folder, names, files in os.walk(root):
         names[:] = sorted(name for name in names if not name.startswith("."))
-        if is_run(Path(folder), files):
+        if is_run(Path(folder), [*files, *names]):
             names.clear()  # a run holds no runs
             yield Path(folder)
 
