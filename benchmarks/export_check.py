@@ -49,6 +49,12 @@ class Record:
     largest_difference: float
     """Of logits."""
     tolerance: float
+    rounding: float | None
+    """Of the network itself, from float64; only where the difference is beyond the tolerance."""
+    error: float | None
+    """Of the file, likewise."""
+    equal: bool
+    """Within the tolerance, or no further from float64 than twice the network in float32."""
     bytes: int
     seconds: float
     """To write and check it."""
@@ -109,7 +115,7 @@ def records(model: str, head: str, branch: str, images: int) -> Iterator[Record]
             if kind == "openvino":
                 save_openvino(openvino.Core().read_model(onnx), source.info, xml)
             opened = open_model_file(file)
-            found = compare(source.predictor(), opened, given)
+            found = compare(source.predictor(), opened, given, exact=source.exact_logits)
             parts = [part for part in (file, file.with_suffix(".bin")) if part.exists()]
             yield Record(
                 model=model,
@@ -125,10 +131,22 @@ def records(model: str, head: str, branch: str, images: int) -> Iterator[Record]
                 same_answers=found.same_answers + found.ties,
                 largest_difference=found.largest_difference,
                 tolerance=found.tolerance,
+                rounding=found.rounding,
+                error=found.error,
+                equal=found.equal,
                 bytes=sum(part.stat().st_size for part in parts),
                 seconds=round(time.perf_counter() - start, 1),
             )
             start = time.perf_counter()
+
+
+def described(record: Record) -> str:
+    """A record in a line."""
+    beyond = "" if record.error is None else f" (from float64 {record.error:.1e}, {record.rounding:.1e})"
+    return (
+        f"{record.model} {record.head} {record.branch} {record.format}: {record.largest_difference:.2e}{beyond} "
+        f"{record.same_answers}/{record.images} {record.seconds} s{'' if record.equal else '  DIFFERS'}"
+    )
 
 
 def main() -> None:
@@ -137,6 +155,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=distinct(), help="presets; by default all networks once")
     parser.add_argument("--images", type=int, default=64, help="made images that each file is compared on")
     parser.add_argument("--json", type=Path, help="file for the records, to which they are added")
+    parser.add_argument("--own", action="store_true", help="only each preset's own head and branch")
     given = parser.parse_args()
     if unknown := set(given.models) - set(MODELS):
         raise InputError(f"--models: {', '.join(sorted(unknown))} is no preset.")
@@ -144,16 +163,12 @@ def main() -> None:
     kept = [record for record in kept if record["model"] not in given.models]
     bad = 0
     for model in given.models:
-        for head in HEADS:
-            for branch in BRANCHES:
+        own = MODELS[model].architecture
+        for head in (own.head,) if given.own else HEADS:
+            for branch in (own.branch,) if given.own else BRANCHES:
                 for record in records(model, head, branch, given.images):
-                    equal = record.largest_difference <= record.tolerance and record.same_answers == record.images
-                    bad += not equal
-                    print(
-                        f"{model} {head} {branch} {record.format}: {record.largest_difference:.2e} "
-                        f"{record.same_answers}/{record.images} {record.seconds} s{'' if equal else '  DIFFERS'}",
-                        flush=True,
-                    )
+                    bad += not record.equal
+                    print(described(record), flush=True)
                     kept.append(asdict(record))
         if given.json:
             write_atomic(given.json, json.dumps(kept, indent=1) + "\n")

@@ -73,3 +73,16 @@ def test_large_logits_have_a_relative_tolerance_and_no_number_is_none() -> None:
 def test_another_number_of_classes_is_refused() -> None:
     with pytest.raises(InputError, match=r"fixed: gives \(1, 2\) for 1 images, not \(1, 3\)"):
         compare(Fixed(LOGITS), Fixed(LOGITS[:, :2]), GIVEN)
+
+
+@pytest.mark.parametrize(("error", "equal"), [(3e-4, True), (1e-3, False)])
+def test_where_float32_is_less_exact_than_the_tolerance_its_own_error_counts(error: float, equal: bool) -> None:
+    other, exact = LOGITS.astype(np.float64), LOGITS.astype(np.float64)
+    exact[3, 0] += 2e-4
+    other[3, 0] += 2e-4 + error
+    reference, file = Fixed(LOGITS), Fixed(other.astype(np.float32))
+    found = compare(reference, file, GIVEN, exact=lambda images: exact[images[:, 0, 0, 0]])
+    assert found.equal is equal
+    assert found.rounding == pytest.approx(2e-4, rel=1e-2)
+    assert found.error == pytest.approx(error, rel=1e-2)
+    assert not compare(reference, file, GIVEN).equal

@@ -40,8 +40,11 @@ class Export:
         found, out = made.check, Terminal(soft_wrap=True)
         opset = f", opset {made.info.opset}" if made.info.opset else ""
         out.print(f"{made.file}: {made.bytes / 1e6:.2f} MB{opset}, checked in {made.runtime}")
+        allowed = f"allowed: {found.tolerance:.1e}"
+        if found.error is not None and found.rounding is not None:
+            allowed += f", or twice PyTorch's own error; from float64 {found.error:.1e}, PyTorch {found.rounding:.1e}"
         out.print(
-            f"Logits differ from the run's by at most {found.largest_difference:.1e} (allowed: {found.tolerance:.1e}); "
+            f"Logits differ from the run's by at most {found.largest_difference:.1e} ({allowed}); "
             f"the same class for {found.same_answers:,} of {found.images:,} images ({found.what})"
             + (f", accuracy {percent(found.accuracy)}" if found.accuracy is not None else "")
             + "."

@@ -75,7 +75,7 @@ def export_run(
     images = check_images(run) if images is None else images
 
     def checked(written: FilePredictor) -> tuple[ModelInfo, str, Comparison]:
-        found = compare(source.predictor(), written, images, progress=progress)
+        found = compare(source.predictor(), written, images, exact=source.exact_logits, progress=progress)
         require_equal(found, written)
         return written.info, written.runtime, found
 

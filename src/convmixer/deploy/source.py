@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from convmixer.errors import InputError
 from convmixer.inference.deployed import Answers
@@ -37,6 +42,14 @@ class Source:
     def predictor(self) -> ProgramPredictor:
         """The model as it is in this process: what a written file has to agree with."""
         return ProgramPredictor(self.info.origin.run, self.info, self.answers)
+
+    def exact_logits(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Images (N, C, H, H) → logits (N, K) with the network computed in float64; slow."""
+        deployed = self.answers.deployed
+        network = copy.deepcopy(deployed.model).double()
+        with torch.inference_mode():
+            logits: NDArray[np.float64] = network(deployed.normalize(torch.from_numpy(images)).double()).numpy()
+        return logits
 
 
 def describe_run(run: RunDir) -> ModelInfo:
