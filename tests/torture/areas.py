@@ -39,6 +39,7 @@ class Area(Protocol):
 
 def all_areas() -> dict[str, type[Any]]:
     """The areas by name, in the order of a run."""
+    from tests.torture.guided import Guided
     from tests.torture.inputs import Inputs
     from tests.torture.kills import Kills
     from tests.torture.leaks import Leaks
@@ -46,7 +47,7 @@ def all_areas() -> dict[str, type[Any]]:
     from tests.torture.rot import Rot
     from tests.torture.sharing import Sharing
 
-    return {kind.name: kind for kind in (Kills, Machine, Sharing, Rot, Inputs, Leaks)}
+    return {kind.name: kind for kind in (Kills, Machine, Sharing, Rot, Inputs, Guided, Leaks)}
 
 
 def generator(seed: int, area: str, index: int) -> random.Random:

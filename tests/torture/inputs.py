@@ -43,19 +43,14 @@ class Inputs:
         """A batch of one kind; an input that hangs or ends the process is counted, and the next child goes on."""
         kind = KINDS[index % len(KINDS)]
         count = max(1, int(_BATCH * kind.weight))
-        place = folder / "place"
-        place.mkdir()
-        (folder / "outside.txt").write_text("not yours")
-        for name in ("finished", "search", "study", "picture.png", "data"):
-            source = self.world / name
-            shutil.copytree(source, place / name) if source.is_dir() else shutil.copy(source, place / name)
+        place = self.furnish(folder)
         judgements: list[tuple[str, Judgement]] = []
         position = mmap.mmap(-1, 8)
         start = 0
         while start < count:
             begin = start
             child = Child(partial(_batch, kind, index, begin, count, position), place, memory=3 << 30)
-            hung, last = _watched(child, position)
+            hung, last = watched(child, position)
             ended = child.wait(0)
             start = struct.unpack("q", position[:8])[0] + 1
             judgements += [(f"{kind.name}, input {i}", Judgement(*rest)) for i, *rest in ended.value or []]
@@ -66,16 +61,32 @@ class Inputs:
                 judgements.append((f"{kind.name}, input {last}", Judgement("signal", detail)))
             elif ended.value is None:
                 judgements.append((f"{kind.name}, input {last}", Judgement("traceback", last_lines(ended.err))))
-        if {path.name for path in folder.iterdir()} != {"place", "outside.txt"}:
-            judgements.append((kind.name, Judgement("outside", str([p.name for p in folder.iterdir()]))))
-        if (folder / "outside.txt").read_text() != "not yours" or (place / "CANARY").exists():
-            judgements.append(
-                (kind.name, Judgement("code", "the canary, or a file that is somebody else's, was touched"))
-            )
+        judgements += self.outside(folder, kind)
         return Result(f"{kind.name}, {count} inputs", count, tuple(judgements))
 
+    def furnish(self, folder: Path) -> Path:
+        """The working folder of a batch, with what its inputs are mutations of, beside a file that is not its own."""
+        place = folder / "place"
+        place.mkdir()
+        (folder / "outside.txt").write_text("not yours")
+        for name in ("finished", "search", "study", "picture.png", "data"):
+            source = self.world / name
+            shutil.copytree(source, place / name) if source.is_dir() else shutil.copy(source, place / name)
+        return place
 
-def _watched(child: Child, position: mmap.mmap) -> tuple[bool, int]:
+    def outside(self, folder: Path, kind: Kind) -> list[tuple[str, Judgement]]:
+        """What a batch has done that shows only afterwards."""
+        found = [path.name for path in folder.iterdir()]
+        judgements = []
+        if set(found) != {"place", "outside.txt"}:
+            judgements.append((kind.name, Judgement("outside", str(found))))
+        if (folder / "outside.txt").read_text() != "not yours" or (folder / "place" / "CANARY").exists():
+            detail = "the canary, or a file that is somebody else's, was touched"
+            judgements.append((kind.name, Judgement("code", detail)))
+        return judgements
+
+
+def watched(child: Child, position: mmap.mmap) -> tuple[bool, int]:
     """Waits for the end; whether one input took too long, and which was the last."""
     before, waited = -1, 0.0
     while child.is_running(0.25):
@@ -91,12 +102,12 @@ def _batch(kind: Kind, index: int, start: int, count: int, position: mmap.mmap) 
     failures: list[tuple[int, str, str]] = []
     events: list[tuple[str, str]] = []
     prepared, place = kind.prepare(), str(Path.cwd())
-    sys.addaudithook(_recorder(place, events))
+    sys.addaudithook(recorder(place, events))
     for number in range(start, count):
         position[:8] = struct.pack("q", number)
         source = random.Random(f"{kind.name} {index} {number}")
         events.clear()
-        verdict = _tried(lambda source=source: kind.attempt(source, prepared))  # type: ignore[misc]
+        verdict = taken(lambda source=source: kind.attempt(source, prepared))  # type: ignore[misc]
         if events:
             verdict = events[0]
         if verdict is not None and len(failures) < _MOST_FAILURES * 10:
@@ -104,7 +115,7 @@ def _batch(kind: Kind, index: int, start: int, count: int, position: mmap.mmap) 
     return failures
 
 
-def _tried(attempt: Callable[[], object]) -> tuple[str, str] | None:
+def taken(attempt: Callable[[], object]) -> tuple[str, str] | None:
     """What is wrong with how an input was taken; None if nothing is."""
     from convmixer.errors import InputError
 
@@ -133,7 +144,7 @@ def _shortly(error: BaseException | None) -> str:
     return f"{type(error).__name__} in {where}: {str(error)[:160]}"
 
 
-def _recorder(place: str, events: list[tuple[str, str]]) -> Callable[[str, tuple[object, ...]], None]:
+def recorder(place: str, events: list[tuple[str, str]]) -> Callable[[str, tuple[object, ...]], None]:
     """An audit hook that notes what an input must not cause."""
 
     def outside(path: object) -> bool:

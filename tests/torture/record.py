@@ -11,6 +11,8 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,7 @@ def environment(seed: int, minutes: float) -> dict[str, Any]:
 
     from convmixer.version import __version__
 
+    fuzzer = {"atheris": version("atheris")} if find_spec("atheris") else {}
     described = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     commit = subprocess.run(described, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
     models = [line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
@@ -58,6 +61,7 @@ def environment(seed: int, minutes: float) -> dict[str, Any]:
             "convmixer": __version__,
             "python": platform.python_version(),
             **{module.__name__: module.__version__ for module in (torch, optuna, PIL, safetensors)},
+            **fuzzer,
         },
         "commit": commit or None,
         "seed": seed,
@@ -92,7 +96,7 @@ def markdown(about: dict[str, Any], tallies: list[Tally]) -> str:
         ends = ", ".join(f"{count:,} {verdict}" for verdict, count in tally.verdicts.most_common())
         lines.append(f"- {tally.area}: {ends or 'none was made'}")
     for tally in tallies:
-        lines += [f"- {tally.area}: {count} × left out: {why}" for why, count in tally.skipped.items()]
+        lines += [f"- {tally.area}: left out: {why}" for why in tally.skipped]
     failures = [failure for tally in tallies for failure in tally.failures]
     if failures:
         lines += ["", "Failures, one line for each kind, with what repeats one of them:", ""]

@@ -29,6 +29,9 @@ def run_area(area: Area, seed: int, seconds: float, root: Path, most: int | None
         most: trials at most; by default no limit.
     """
     tally, begin = Tally(area.name, area.goal), time.monotonic()
+    if missing := getattr(area, "missing", ""):
+        tally.skipped[missing] += 1
+        return tally
     (root / "prepared").mkdir()
     area.prepare(root / "prepared")
     for worker, line in _from_workers(lambda worker: _work(area, seed, begin + seconds, root, worker, most)):

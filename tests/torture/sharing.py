@@ -34,10 +34,13 @@ class Sharing:
             self.alone[name] = results(folder / name)
 
     def trial(self, index: int, random_: random.Random, folder: Path) -> Result | None:
-        """Two to four processes, and readers until they end; then whoever was refused tries again."""
+        """Two to four processes, and readers until they end; then whoever was refused tries again.
+
+        In each fourth trial somebody deletes the locks of the runs meanwhile.
+        """
         shutil.copytree(self.folder / "data", folder / "data")
-        name, count = list(_JOBS)[index % 3], random_.randint(2, 4)
-        what = f"{count} processes in one {name}, read meanwhile"
+        name, count, deleting = list(_JOBS)[index % 3], random_.randint(2, 4), index % 4 == 3
+        what = f"{count} processes in one {name}, read meanwhile" + (", its locks deleted" if deleting else "")
         children = []
         for _ in range(count):
             children.append(Child(_JOBS[name](), folder))
@@ -46,18 +49,30 @@ class Sharing:
         while any(child.is_running() for child in children):
             arguments = random_.choice((("report", name, "--out", "r.json", "--json"), ("runs", name, "--json")))
             readings.append(run(plain(*arguments), folder, _LIMIT))
+            for lock in (folder / name).rglob(".lock") if deleting else ():
+                lock.unlink(missing_ok=True)
         ended = [child.wait(_LIMIT) for child in children]
         again = run(_JOBS[name](), folder, _LIMIT)
-        judgement = _judge(ended, readings, again, name, folder, self.alone[name])
+        judgement = _judge(ended, readings, again, name, folder, self.alone[name], refusable=deleting)
         return Result(what, 1, ((what, judgement),))
 
 
-def _judge(ended: list[Ended], readings: list[Ended], again: Ended, name: str, folder: Path, alone: Any) -> Judgement:
+def _judge(
+    ended: list[Ended],
+    readings: list[Ended],
+    again: Ended,
+    name: str,
+    folder: Path,
+    alone: Any,
+    *,
+    refusable: bool,
+) -> Judgement:
     for child in (*ended, *readings, again):
         if failure := of_end(child):
             return failure
     done = sum(child.status == 0 for child in ended)
-    if done == 0 or again.status != 0 or (name != "run" and done < len(ended)):
+    enough = refusable or done == len(ended) or (name == "run" and done > 0)
+    if again.status != 0 or not enough:
         said = " / ".join(last_lines(child.err, 1) for child in ended)
         return Judgement("differs", f"{done} of {len(ended)} ended well: {said}")
     if (found := results(folder / name)) != alone:

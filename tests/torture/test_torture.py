@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.torture.inputs import _recorder, _tried
+from tests.torture.guided import Bytes
+from tests.torture.inputs import recorder, taken
 from tests.torture.judge import of_end, of_reading, of_refusal, of_resumption
 from tests.torture.leaks import _judge
 from tests.torture.sandbox import Ended, run
@@ -85,7 +86,7 @@ def test_growth_is_a_leak() -> None:
 def test_what_an_input_must_not_do_is_seen(tmp_path: Path) -> None:
     def planted() -> list[tuple[str, str]]:
         events: list[tuple[str, str]] = []
-        sys.addaudithook(_recorder(str(tmp_path), events))
+        sys.addaudithook(recorder(str(tmp_path), events))
         (tmp_path / "inside").write_text("allowed")
         assert not events
         with open("/dev/shm/convmixer-planted", "w"):
@@ -96,9 +97,19 @@ def test_what_an_input_must_not_do_is_seen(tmp_path: Path) -> None:
 
     verdicts = [verdict for verdict, _ in child(planted, tmp_path).value]
     assert verdicts == ["outside", "outside", "code"]
-    assert _tried(lambda: {}["planted"])[0] == "traceback"
-    assert _tried(lambda: sys.exit(3))[0] == "undocumented status"
-    assert _tried(lambda: sys.exit(2)) is None
+    assert taken(lambda: {}["planted"])[0] == "traceback"
+    assert taken(lambda: sys.exit(3))[0] == "undocumented status"
+    assert taken(lambda: sys.exit(2)) is None
+
+
+def test_a_fuzzers_bytes_are_the_random_numbers() -> None:
+    def made(content: bytes) -> list[object]:
+        source = Bytes(content)
+        return [source.choice("abc"), source.random(), source.randrange(1000), source.randbytes(4)]
+
+    assert made(b"\1\0\x80\2\3wxyz") == ["b", 0.5, 770, b"wxyz"]
+    assert made(b"") == made(b"")
+    assert made(b"\1") != made(b"\2")
 
 
 @pytest.mark.slow
