@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING
 from convmixer.errors import InputError
 
 if TYPE_CHECKING:
+    from io import BufferedReader
+
     from filelock import FileLock
 
 _LOCK_POLL_SECONDS = 0.01
@@ -62,6 +65,22 @@ def read_bytes(path: Path) -> bytes:
         raise InputError(f"{path}: no such file.") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from None
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """A regular file of any size, open for reading.
+
+    Raises:
+        OSError: it is missing, cannot be opened or is something else; a pipe is not waited for.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def sync(path: Path) -> None:

@@ -246,6 +246,13 @@ class TestOnDisk:
             (folder / name).write_bytes(content)
         load(official, tmp_path)
 
+    def test_a_pipe_in_place_of_a_file_is_not_waited_for(self, official: Official, tmp_path: Path):
+        folder = official.place(official.spec.binary, tmp_path, unpacked=True)
+        name = official.spec.binary.files["train"][0]
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        assert str(folder / name) in refused(official, tmp_path)
+
     @pytest.mark.parametrize("what", ["labels", "negative", "names", "test pixels", "train pixels"])
     def test_content_is_checked_last(self, tiny: Official, what: str):
         splits = {part: Part(tiny.images[part].reshape(-1, 3, 32, 32), tiny.labels[part]) for part in PER_CLASS}

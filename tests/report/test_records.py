@@ -206,6 +206,13 @@ def test_a_damaged_plan_is_a_problem_and_no_failure(loose: Path, content: str) -
     assert [problem.split(".json")[0] for problem in record.problems] == ["experiments/bad", "grid_search"]
 
 
+def test_a_folder_in_place_of_a_plan_is_a_problem(loose: Path) -> None:
+    for name in ("experiments/bad.json", "grid_search.json"):
+        (loose / name).mkdir(parents=True)
+    problems = summarize(collect(loose), "").problems
+    assert [problem.split(".json")[0] for problem in problems] == ["experiments/bad", "grid_search"]
+
+
 @pytest.mark.parametrize("folder", ["nowhere", "empty"])
 def test_nothing_to_report(tmp_path: Path, folder: str) -> None:
     (tmp_path / "empty").mkdir()

@@ -37,7 +37,7 @@ class Bytes(random.Random):
     """Random numbers that are a fuzzer's bytes; after the last of them, such as follow from all of them."""
 
     def __new__(cls, content: bytes) -> Bytes:
-        return super().__new__(cls, 0)
+        return super().__new__(cls, 0)  # type: ignore[call-arg]
 
     def __init__(self, content: bytes) -> None:
         super().__init__(zlib.crc32(content))
@@ -60,7 +60,7 @@ class Bytes(random.Random):
 class Guided(Inputs):
     """See the module."""
 
-    name, goal, share = "guided", 10_000, 0.04
+    name, goal, share = "guided", 10_000, 0.025
 
     @property
     def missing(self) -> str:

@@ -20,7 +20,7 @@ _LIMIT = 120.0
 class Sharing:
     """See the module."""
 
-    name, goal, share = "concurrency", 30, 0.06
+    name, goal, share = "concurrency", 30, 0.05
 
     def prepare(self, folder: Path) -> None:
         """Lets each job end alone."""

@@ -24,6 +24,7 @@ from convmixer.data.collection import Collection, Part, channel_sums
 from convmixer.data.download import Remote, Unavailable, fetch, reachable
 from convmixer.data.images import decode_images
 from convmixer.errors import InputError
+from convmixer.files import open_regular
 from convmixer.runtime.progress import progress
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ def _find(spec: CifarSpec, folder: Path) -> tuple[Form, Path] | None:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with open_regular(path) as file:
+            return file.read()
     except OSError as error:
         raise InputError(
             f"{path} cannot be read ({error.strerror}); put it in place, or delete its folder to download it again."

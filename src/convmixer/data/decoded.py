@@ -22,7 +22,7 @@ import numpy as np
 from convmixer.data.image_files import Stat
 from convmixer.data.images import BadImage, decode_images, header, in_threads, read
 from convmixer.errors import InputError
-from convmixer.files import atomic_path, cache_dir, make_cache_dir, read_bytes, write_atomic
+from convmixer.files import atomic_path, cache_dir, make_cache_dir, open_regular, read_bytes, write_atomic
 from convmixer.runtime.progress import progress
 
 if TYPE_CHECKING:
@@ -170,10 +170,8 @@ class _Cache:
     def load(self, survey: Survey) -> np.ndarray | None:
         """The pixels (N, 3, S, S) uint8; None if they are not there or damaged."""
         shape = (self.count, 3, survey.size, survey.size)
-        if not (self.images / survey.entry).is_file():  # opening a pipe would wait for its other end
-            return None
         try:
-            with (self.images / survey.entry).open("rb") as file:
+            with open_regular(self.images / survey.entry) as file:
                 if os.fstat(file.fileno()).st_size != 32 + math.prod(shape):
                     return None
                 digest, pixels = file.read(32), np.empty(shape, dtype=np.uint8)
