@@ -381,6 +381,9 @@ def test_experiment(convmixer: Run) -> None:
         ("grid-search --protocol original", "held-out"),
         ("grid-search --model convmixr", "did you mean 'convmixer'"),
         ("trian", "train"),
+        ("--verison", "did you mean '--version'?"),
+        ("--epochs 3", "as in convmixer train --epochs"),
+        ("train --dataset cifar10 --data-dir nowhere --out .", "holds other files"),  # before the data are looked for
     ],
 )
 def test_bad_input_gets_a_sentence(convmixer: Run, line: str, message: str) -> None:

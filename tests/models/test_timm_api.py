@@ -26,6 +26,11 @@ def test_timms_names_of_arguments() -> None:
         create_model("convmixer", num_classes=7, n_classes=7)
     with pytest.raises(InputError, match="did you mean 'num_classes'"):
         create_model("convmixer", num_clases=7)
+    assert create_model("convmixer", pretrained=False, **SMALL).num_features == 8
+    with pytest.raises(InputError, match=r"`init_from` timm:NAME|init_from timm:NAME"):
+        create_model("convmixer", pretrained=True)
+    with pytest.raises(InputError, match="forward_intermediates"):
+        create_model("convmixer", features_only=True)
     with pytest.raises(InputError) as caught:
         create_model("convmixer", zzz=1)
     assert {"n_classes", "num_classes"} <= set(str(caught.value).replace(",", "").rstrip(".").split())
@@ -37,6 +42,9 @@ def test_default_cfg_describes_the_preset() -> None:
     assert (cfg["input_size"], cfg["num_classes"]) == ((3, 224, 224), 1000)
     assert cfg["mean"] == (0.485, 0.456, 0.406)
     assert create_model("convmixer", **SMALL).default_cfg["std"] == (0.2470, 0.2435, 0.2616)
+    assert create_model("convmixer", **SMALL).pretrained_cfg["architecture"] == "convmixer"
+    info = create_model("convmixer_768_32", dim=8, depth=2).feature_info
+    assert info[1] == {"num_chs": 8, "reduction": 7, "module": "blocks.1"}
     assert "mean" not in create_model("convmixer", in_channels=1, **SMALL).default_cfg
 
 

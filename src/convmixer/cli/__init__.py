@@ -24,7 +24,7 @@ from convmixer.cli.defaults import run_defaults
 from convmixer.cli.help import command_help, overview
 from convmixer.cli.output import ERRORS
 from convmixer.cli.parsing import RULES, current_flag
-from convmixer.errors import InputError, Interrupted, refusal
+from convmixer.errors import InputError, Interrupted, nearest, refusal
 from convmixer.records import checked, deferred_checks
 from convmixer.runtime.memory import enough_memory
 from convmixer.runtime.signals import leave_imports_at_once
@@ -129,7 +129,10 @@ def _without_command(arguments: list[str]) -> int | None:
         )
         tyro.cli(every, args=["--tyro-print-completion", arguments[1]], prog="convmixer", registry=RULES)
     elif arguments[0].startswith("-"):
-        raise InputError(f"{arguments[0]} is no command; give one first, as in convmixer train {arguments[0]}.")
+        flag = arguments[0]
+        if len(arguments) == 1 and (hint := nearest(flag, ("--help", "--version", "--completion"))).startswith("did"):
+            raise InputError(f"{flag} is no command; {hint}")
+        raise InputError(f"{flag} is no command; give one first, as in convmixer train {flag}.")
     else:
         return None
     return 0

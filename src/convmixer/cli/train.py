@@ -43,7 +43,7 @@ class Train:
 
     def execute(self) -> int:
         """Runs the command; returns the exit status."""
-        from convmixer.runs import default_path, newest_path, unused_path
+        from convmixer.runs import RunDir, default_path, newest_path, unused_path
         from convmixer.training import train
 
         out = self.out
@@ -53,6 +53,8 @@ class Train:
                 f"--out: there is no run {out} to resume; " + (nearest(out, known) if known else "leave --resume out.")
             )
         config, dataset = self.run, None
+        if out is not None and out.is_dir() and not (self.resume or self.dry_run):
+            RunDir(out).check_can_use(config, resume=False)  # before the data are fetched in vain
         if self.fits_batch:
             config, dataset = fit_to_data(config)
         if self.dry_run:

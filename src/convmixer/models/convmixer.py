@@ -223,6 +223,19 @@ class ConvMixer(nn.Module):
         """Regular expressions that group parameters by layer, for timm's layer-wise learning rates."""
         return {"stem": r"^stem", "blocks": r"^blocks\.(\d+)"}
 
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """``default_cfg``, by timm's newer name."""
+        return self.default_cfg
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """For each block, as in timm: its channels, how much smaller than the image its maps are, and its name."""
+        return [
+            {"num_chs": self.num_features, "reduction": self.patch_size, "module": f"blocks.{i}"}
+            for i in range(len(self.blocks))
+        ]
+
     def get_classifier(self) -> nn.Module:
         """The head."""
         return self.head

@@ -23,6 +23,12 @@ TIMM_NAMES = {
 }
 """timm's names of arguments, which :func:`create_model` takes as well."""
 
+_ELSEWHERE = {
+    "pretrained": "give `weights` a file, or start a run with `init_from` timm:NAME",
+    "features_only": "call forward_intermediates of the model",
+}
+"""What timm's users may ask :func:`create_model` for, and where it is found here; False asks for nothing."""
+
 
 def list_models() -> list[str]:
     """Names that :func:`create_model` knows."""
@@ -98,6 +104,10 @@ def create_model(
     known = [field.name for field in dataclasses.fields(ModelConfig)] + ["n_classes", "in_channels", *TIMM_NAMES]
     given: dict[str, Any] = {}
     for key, value in arguments.items():
+        if key in _ELSEWHERE:
+            if not value:
+                continue
+            raise InputError(f"create_model: {key!r} is not an argument of a model; {_ELSEWHERE[key]}.")
         if key not in known:
             raise InputError(f"create_model: {key!r} is not an argument of a model; {nearest(key, known)}")
         own = TIMM_NAMES.get(key, key)
