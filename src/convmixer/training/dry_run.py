@@ -20,6 +20,7 @@ from convmixer.runtime.allocator import prepared_cpu
 from convmixer.runtime.device import choose_device, dtype_name
 from convmixer.training.build import new_model
 from convmixer.training.loop import TrainingLoop
+from convmixer.training.memory import memory_for
 
 _WARM_UP, _MEASURED = 2, 5  # steps
 
@@ -56,7 +57,7 @@ def dry_run(config: RunConfig, dataset: Dataset) -> DryRun:
         InputError: a size that does not fit the images, or no such device.
     """
     device = choose_device(config.train.device)
-    with prepared_cpu():
+    with prepared_cpu(), memory_for("the run", config, dataset.info, device):
         loop = TrainingLoop(config, dataset, new_model(config, dataset.info, device), device)
         step = _step_seconds(loop)
         start = time.perf_counter()

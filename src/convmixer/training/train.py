@@ -31,6 +31,7 @@ from convmixer.training.build import new_model
 from convmixer.training.display import TrainingDisplay
 from convmixer.training.initial import initialize
 from convmixer.training.loop import DivergedError, TrainingLoop
+from convmixer.training.memory import lack_of_memory_hint, memory_for
 from convmixer.training.observers import Observers, PrunedError, RunObserver, RunWriter, SignalWatch
 from convmixer.training.sizes import few_steps_hint, fit_batch
 from convmixer.training.tracking import Tracking, require_packages
@@ -93,25 +94,26 @@ def train(
             console.print(hint, style="yellow", highlight=False, markup=False, end="\n" * bool(hint))
         if (run.path / "config.json").exists():
             config = config.replace(dataset=run.config().data.dataset)
-        model, initial = new_model(config, dataset.info, device), None
-        if config.train.init_from and not (resume and run.has_checkpoint()):
-            initial = initialize(model, config.train.init_from, dataset.info)
-        loop = TrainingLoop(config, dataset, model.freeze(config.train.freeze), device)
-        if resume:
-            _restore(loop, run, console)
-        run.reopen()
-        files = {"config.json": config.to_dict(), "dataset.json": dataset.info.to_dict()}
-        files |= {"init.json": asdict(initial)} if initial else {}
-        run.write_beginning(files, describe_environment(device) | {"data": absolute_place(place)})
-        if initial:
-            console.print(f"Starting from {initial}.", highlight=False, markup=False)
-        console.print(_describe(loop, run), highlight=False, markup=False)
-        for hint in _hints(loop):
-            console.print(hint, style="yellow", highlight=False, markup=False)
-        display = TrainingDisplay(console, config.train.epochs, len(loop.batches))
-        with Tracking(trackers, run.path, config, _facts(loop), console) as tracking:
-            watching = [RunWriter(run), tracking, display, *([observer] if observer else [])]
-            return _run(loop, run, watching, figures=artifacts, test=test)
+        with memory_for(f"{run.path}: training", config, dataset.info, device):
+            model, initial = new_model(config, dataset.info, device), None
+            if config.train.init_from and not (resume and run.has_checkpoint()):
+                initial = initialize(model, config.train.init_from, dataset.info)
+            loop = TrainingLoop(config, dataset, model.freeze(config.train.freeze), device)
+            if resume:
+                _restore(loop, run, console)
+            run.reopen()
+            files = {"config.json": config.to_dict(), "dataset.json": dataset.info.to_dict()}
+            files |= {"init.json": asdict(initial)} if initial else {}
+            run.write_beginning(files, describe_environment(device) | {"data": absolute_place(place)})
+            if initial:
+                console.print(f"Starting from {initial}.", highlight=False, markup=False)
+            console.print(_describe(loop, run), highlight=False, markup=False)
+            for hint in _hints(loop):
+                console.print(hint, style="yellow", highlight=False, markup=False)
+            display = TrainingDisplay(console, config.train.epochs, len(loop.batches))
+            with Tracking(trackers, run.path, config, _facts(loop), console) as tracking:
+                watching = [RunWriter(run), tracking, display, *([observer] if observer else [])]
+                return _run(loop, run, watching, figures=artifacts, test=test)
 
 
 def _load_data(config: RunConfig, run: RunDir, console: Console) -> Dataset:
@@ -166,6 +168,8 @@ def _facts(loop: TrainingLoop) -> dict[str, bool | int | float | str]:
 def _hints(loop: TrainingLoop) -> Iterator[str]:
     """What the user may want to change, a sentence each."""
     if hint := few_steps_hint(loop.config, loop.dataset.info):
+        yield hint
+    if hint := lack_of_memory_hint(loop.config, loop.dataset.info, loop.device, loop.state.engine):
         yield hint
     if loop.state.precise_bn and loop.config.train.precise_bn is None:
         steps = loop.config.train.epochs * len(loop.batches)
