@@ -47,7 +47,7 @@ def all_areas() -> dict[str, type[Any]]:
     from tests.torture.rot import Rot
     from tests.torture.sharing import Sharing
 
-    return {kind.name: kind for kind in (Kills, Machine, Sharing, Rot, Inputs, Guided, Leaks)}
+    return {kind.name: kind for kind in (Kills, Machine, Sharing, Rot, Inputs, Leaks, Guided)}
 
 
 def generator(seed: int, area: str, index: int) -> random.Random:

@@ -67,6 +67,14 @@ class Guided(Inputs):
         """Why no trial can be made; empty if nothing is missing."""
         return "" if importlib.util.find_spec("atheris") else "atheris is not installed"
 
+    def prepare(self, folder: Path) -> None:
+        """Also makes the program's branches visible, in this process: no other area may come after this one."""
+        import atheris
+
+        super().prepare(folder)
+        for function in _functions():
+            atheris.instrument_func(function)
+
     def trial(self, index: int, random_: random.Random, folder: Path) -> Result | None:
         """A batch of one kind, in one child."""
         kinds = [kind for kind in KINDS if kind.name in _CHOSEN]
@@ -92,8 +100,6 @@ def _fuzzed(kind: Kind, index: int, position: mmap.mmap) -> None:
 
     events: list[tuple[str, str]] = []
     prepared, count, found = kind.prepare(), 0, 0
-    for code in _functions():
-        atheris.instrument_func(code)
     sys.addaudithook(recorder(str(Path.cwd()), events))
     failures = os.open("failures.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 

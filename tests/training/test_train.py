@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ from convmixer.errors import InputError
 from convmixer.inference.evaluate import evaluate_run
 from convmixer.models import build_model
 from convmixer.presets import run_config
-from convmixer.runs import EpochRecord, RunDir
+from convmixer.runs import EpochRecord, RunBusyError, RunDir
 from convmixer.training import read_test_set, train
 from convmixer.training.build import new_model, train_batches
 from convmixer.training.loop import TrainingLoop
@@ -354,6 +356,22 @@ def test_without_the_test_set_it_can_be_read_later(tmp_path: Path, digits: Datas
     assert RunDir(tmp_path / "chosen").summary() == read
     (tmp_path / "chosen" / "model.safetensors").unlink()  # nothing is evaluated a second time
     assert read_test_set(tmp_path / "chosen", dataset=digits) == read
+
+
+def test_nothing_is_written_over_a_run_whose_lock_was_lost(
+    tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = train(tiny_config(epochs=1), tmp_path, dataset=digits, test=False, artifacts=False)
+
+    def losing(*arguments: Any, **options: Any) -> object:
+        (tmp_path / ".lock").unlink()
+        return evaluate_run(*arguments, **options)
+
+    monkeypatch.setattr(sys.modules["convmixer.training.train"], "evaluate_run", losing)
+    with pytest.raises(RunBusyError, match=r"\.lock was removed"):
+        read_test_set(tmp_path, dataset=digits)
+    assert RunDir(tmp_path).summary() == before
+    assert not list(tmp_path.glob("evaluation*"))
 
 
 def test_an_observer_ends_a_run(tmp_path: Path, digits: Dataset) -> None:

@@ -210,6 +210,7 @@ def read_test_set(path: str | Path, *, dataset: Dataset | None = None) -> Summar
                 test_loss=test.figures.loss,
                 test_accuracy_tta=test.accuracy_tta,
             )
+            run.check_claim()
             run.write_json("summary.json", summary.to_dict())
     return summary
 
@@ -261,6 +262,7 @@ def _read_test(
         engine=engine,
         check=check,
     )
+    run.check_claim()
     write_evaluation(evaluation, pictures=figures)
     return evaluation
 
@@ -314,6 +316,7 @@ def _summarize(
         multiply_adds=_multiply_adds(config.architecture, info.image_size, len(info.classes), info.channels),
         initial_weights=str(initial) if initial else None,
     )
+    run.check_claim()
     run.write_json("summary.json", summary.to_dict())
     return summary
 
