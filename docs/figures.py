@@ -335,6 +335,26 @@ def _purpose(path: Path) -> str:
     return first.rstrip(".").replace("``", "")
 
 
+def export_table() -> str:
+    """How far exported files' logits are from their networks', the worst of all heads and branches."""
+    lines = [
+        "| network | files | same class | largest difference of logits: ONNX Runtime | OpenVINO |",
+        "| --- " * 5 + "|",
+    ]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for record in _records("cpu", "export"):
+        groups.setdefault(record["model"], []).append(record)
+    for model, records in groups.items():
+        worst = {kind: max(r["largest_difference"] for r in records if r["format"] == kind) for kind in _FORMATS}
+        same, images = sum(r["same_answers"] for r in records), sum(r["images"] for r in records)
+        cells = " | ".join(f"{worst[kind]:.1e}" for kind in _FORMATS)
+        lines.append(f"| `{model}` | {len(records)} | {same} of {images} | {cells} |")
+    return "\n".join(lines)
+
+
+_FORMATS = ("onnx", "openvino")
+
+
 def commands() -> str:
     """A section for each command: when to use it, examples, the options used most."""
     sections = []
@@ -361,6 +381,7 @@ MADE: dict[Path, dict[str, Callable[[], str]]] = {
         "augmentation": partial(augmentation, "cpu", "augment.json"),
         "sweep": partial(sweep_table, "sweep.json"),
     },
+    ROOT / "results" / "cpu" / "export" / "README.md": {"export": export_table},
     ROOT / "results" / "cpu" / "track" / "README.md": {"track": track_table},
     ROOT / "results" / "cpu" / "finetune" / "README.md": {"finetune": finetune_table},
     ROOT / "results" / "gpu" / "README.md": {
