@@ -215,6 +215,7 @@ def test_partial_files_flat_or_nested_in_json_or_yaml(tmp_path: Path) -> None:
         ("epochs: many", "epochs: expected int, got 'many'"),
         ("[1, 2]", "expected settings by name"),
         ("a: [", "cannot be read as YAML"),
+        ("a: &a [1]\nepochs: [*a, *a]", "has YAML aliases"),
     ],
 )
 def test_bad_files_of_settings(tmp_path: Path, text: str, message: str) -> None:

@@ -87,7 +87,13 @@ def _read_yaml(path: Path) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        # Aliases of aliases are values without an end in a file of a few lines.
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise InputError(f"{path}: has YAML aliases (*name), which are not read; write the values out.")
+        return yaml.safe_load(text)
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
