@@ -30,6 +30,7 @@ def test_what_is_advised_would_fit(digits: Dataset) -> None:
     parts = int(advice.partition("--accumulate ")[2].split(",")[0])
     assert StepMemory.estimate(config.replace(accumulate=parts), digits.info, CPU).total < free
     assert "no --batch-size would fit" in needed.advice(needed.fixed)
+    assert "about 14,901 GiB, and 20 GiB were free" in StepMemory(16 * 10**12, 1, 1, 1, 1).advice(20 * 2**30)
 
 
 def test_half_precision_and_the_fast_engine_take_half(digits: Dataset) -> None:

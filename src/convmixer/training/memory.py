@@ -128,4 +128,5 @@ def _shapes(architecture: ModelConfig, image_size: int, n_classes: int, channels
 
 
 def _gib(size: int) -> str:
-    return f"{size / 2**30:,.3g} GiB"
+    gib = size / 2**30
+    return f"{gib:,.0f} GiB" if gib >= 100 else f"{gib:.3g} GiB"
