@@ -102,3 +102,14 @@ def test_what_is_wrong_is_said(convmixer: Run, flags: tuple[str, ...], message: 
     status, out, err = convmixer("data", "digits", *flags)
     assert (status, out) == (2, "")
     assert message in err
+
+
+def test_bad_files_end_the_command_or_are_left_out(convmixer: Run, pets: Path) -> None:
+    (pets / "train" / "猫" / "x.png").write_text("no image")
+    status, _, err = convmixer("data", f"folder:{pets}", "--image-size", 16)
+    assert status == 2
+    assert "x.png is not a JPEG" in err
+    status, out, err = convmixer("data", f"folder:{pets}", "--image-size", 16, "--bad-images", "skip", "--json")
+    assert status == 0
+    assert json.loads(out)["sizes"] == {"train": 10, "val": 2, "test": 4}
+    assert "skipped 1 of 17 files" in " ".join(err.split())

@@ -12,6 +12,7 @@ import tyro
 
 from convmixer.cli.output import ERRORS, check_figure_file, print_json, print_table
 from convmixer.config import AugmentConfig, DataConfig
+from convmixer.config.fields import BadImages
 from convmixer.presets import run_config
 from convmixer.runtime.terminal import Terminal
 
@@ -42,6 +43,8 @@ class Data:
     """Fraction of a folder without a test split that becomes one."""
     split_seed: int = 0
     """Seed of these splits."""
+    bad_images: BadImages = "fail"
+    """What to do if files of a folder cannot be read as images: fail, or skip them and say which."""
     sheet: Path | None = None
     """File, .png or .svg, for a picture of samples of every class, beside the same ones as training sees them."""
     recipe: str = "baseline"
@@ -78,6 +81,7 @@ class Data:
             val_fraction=self.val_fraction,
             test_fraction=self.test_fraction,
             split_seed=self.split_seed,
+            bad_images=self.bad_images,
         )
         dataset = load_dataset(config, console=ERRORS)
         with ERRORS.status("looking for duplicates"):
