@@ -76,6 +76,34 @@ def test_terminal(study: Path, convmixer: Run) -> None:
     assert_harmless(err)
 
 
+def test_terminal_of_lists_checks_and_estimates(study: Path, convmixer: Run) -> None:
+    run, data = study / "study" / RUN, study / DATA
+    small = ("--dim", 8, "--depth", 1, "--epochs", 1, "--batch-size", 16, "--engine", "plain")
+    for command, name in (
+        (("runs", study / "study"), RUN),
+        (("compare", run, run), RUN),
+        (("verify", study / "study"), ""),
+        (("train", "--dataset", f"folder:{data}", *small, "--dry-run"), ""),
+    ):
+        status, out, err = convmixer(*command)
+        assert status == 0, err
+        assert_harmless(out + err)
+        assert shown(name, out)
+        assert "top-5" not in out
+    status, out, err = convmixer("recipes", "no [red] \x1b[5m recipe")
+    assert status == 2
+    assert "no [red] \\x1b[5m recipe" in err
+    assert_harmless(out + err)
+    (run / "summary.json").write_bytes((run / "summary.json").read_bytes() + b" ")
+    try:
+        status, out, err = convmixer("verify", run)
+    finally:
+        (run / "summary.json").write_bytes((run / "summary.json").read_bytes()[:-1])
+    assert status == 2
+    assert shown(RUN, err)
+    assert_harmless(out + err)
+
+
 def test_log_of_training(study: Path) -> None:
     text = (study / "log").read_text()
     assert shown(DATA, text)
