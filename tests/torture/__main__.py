@@ -24,16 +24,18 @@ def main() -> int:
     if arguments.only is not None:
         return _repeat(chosen[0], arguments.seed, arguments.only)
     about, tallies = environment(arguments.seed, arguments.minutes), []
-    left, shares = 60.0 * arguments.minutes, sum(areas[name].share for name in chosen)
+    share = {name: 0.0 if getattr(areas[name](), "missing", "") else areas[name].share for name in chosen}
+    left = 60.0 * arguments.minutes
     for name in chosen:
-        seconds = left * areas[name].share / shares
+        seconds = left * share[name] / (sum(share.values()) or 1.0)
         with scratch(name) as folder:
             tally = run_area(areas[name](), arguments.seed, seconds, folder, arguments.most)
         tallies.append(tally)
-        left, shares = left - tally.seconds, shares - areas[name].share
+        left -= tally.seconds
+        share[name] = 0.0
+        write(arguments.out, about, tallies)  # what is done so far, should this one be ended
         sys.stderr.write(f"{name}: {tally.tried:,} tried, {len(tally.failures)} failed, {tally.seconds:.0f} s\n")
     sys.stdout.write(markdown(about, tallies))
-    write(arguments.out, about, tallies)
     return int(any(tally.failures for tally in tallies))
 
 
