@@ -129,9 +129,7 @@ def test_processes_share_the_work_of_one_that_dies(
     start: Callable[..., BaseProcess], whole: Path, tmp_path: Path, settings: SearchConfig
 ) -> None:
     out = tmp_path / "search"
-    first = start(settings, out)
-    wait_for(lambda: len(ended(out)) >= 2, first)
-    second = start(settings, out)
+    first, second = start(settings, out), start(settings, out)
     wait_for(lambda: len(processes_of(out)) == 2 and len(ended(out)) >= 6, first, second)
     first.kill()
     first.join()
@@ -154,7 +152,7 @@ def processes_of(out: Path) -> Counter[int]:
 VALUES = ("lr=0.01,0.03,0.1", "wd=0.01,0.02,0.05,0.1", "batch_size=100")
 COMMAND = [
     *("grid-search", "--dataset", "digits", "--dim", "8", "--depth", "1"),
-    *("--kernel-size", "3", "--epochs", "2", "--engine", "plain", "--device", "cpu", "--seeds", "2"),
+    *("--kernel-size", "3", "--epochs", "6", "--engine", "plain", "--device", "cpu", "--seeds", "2"),
     *(part for values in VALUES for part in ("--values", values)),
     *("--workers", "2"),
 ]
@@ -192,7 +190,7 @@ def test_workers_are_stopped_with_their_parent_and_go_on(tmp_path: Path) -> None
         while any(is_running(pid) for pid in workers):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-    base, settings = BASE.replace(epochs=2), SearchConfig(values=VALUES, workers=2, seeds=2)
+    base, settings = BASE.replace(epochs=6), SearchConfig(values=VALUES, workers=2, seeds=2)
     grid_search(base, settings, out)
     content = json.loads((out / RECORDS).read_text())
     assert [row["number"] for row in content["trials"]] == list(range(12))
