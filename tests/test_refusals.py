@@ -13,6 +13,7 @@ from convmixer.cli import exit_status
 from convmixer.data import Dataset
 from convmixer.errors import InputError, refusal
 from convmixer.files import is_locked, write_atomic
+from convmixer.manifest import Manifest
 from convmixer.report.collect import collect
 from convmixer.runs import RunDir
 from convmixer.runs.checkpoint import DamagedCheckpointError, load_checkpoint
@@ -116,6 +117,13 @@ def test_a_folder_in_place_of_a_search_is_a_problem_of_the_report(run: Path) -> 
     study = collect(run.parent)
     assert sorted(study.runs) == ["run"]
     assert [problem.partition(":")[0] for problem in study.problems] == ["experiments/widths.json", "grid_search.json"]
+
+
+def test_a_search_whose_record_is_lost_is_a_problem_of_the_report(run: Path) -> None:
+    Manifest(run.parent).write({"grid_search.json": "{}"})
+    (run.parent / "grid_search.json").unlink()
+    (problem,) = collect(run.parent).problems
+    assert "grid_search.json: is missing" in problem
 
 
 def test_a_checkpoint_that_is_a_folder_or_a_pipe_is_damaged(run: Path) -> None:

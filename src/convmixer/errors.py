@@ -50,6 +50,7 @@ REFUSALS = {
     errno.EMFILE: f"raise the limit on open files (ulimit -n) and {_AGAIN}",
     errno.ENFILE: f"close other programs and {_AGAIN}",
     errno.EISDIR: "a folder is where a file should be; move it away",
+    errno.ENOENT: "it was removed meanwhile; put it back, or choose another place",
     errno.ENOTDIR: "a file is where a folder should be; move it away",
 }
 """What the operating system refuses, by ``errno``, and what to do."""

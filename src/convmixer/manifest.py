@@ -286,10 +286,13 @@ def read_record(path: Path) -> bytes | None:
 
 def is_run(folder: Path, names: Iterable[str]) -> bool:
     """Whether a directory, with files of these names, is a run's: also one that has lost its ``config.json``."""
-    if _OF_RUNS & (present := set(names)):
-        return True
+    return bool(_OF_RUNS & set(names)) or names_record(folder, names, "config.json")
+
+
+def names_record(folder: Path, names: Iterable[str], record: str) -> bool:
+    """Whether a directory, with files of these names, has a manifest that names a record, which may be lost."""
     try:
-        return NAME in present and b'"config.json"' in (_read(folder / NAME) or b"")
+        return NAME in names and f'"{record}"'.encode() in (_read(folder / NAME) or b"")
     except InputError:
         return False
 

@@ -64,7 +64,7 @@ def training(out: str = "run", *, seed: int = 0, epochs: int = 3) -> Callable[[]
     """Begins a run, or continues it; a checkpoint after every step."""
 
     def execute() -> None:
-        resume = ("--resume",) if Path(out, "config.json").exists() else ()
+        resume = ("--resume",) if os.path.exists(Path(out, "config.json")) else ()
         flags = ("--epochs", str(epochs), "--seed", str(seed), "--checkpoint-minutes", "0", "--out", out)
         plain("train", *FIELDS, *flags, *resume)()
 

@@ -19,7 +19,7 @@ from convmixer.config import ModelConfig, RunConfig
 from convmixer.data import DatasetInfo
 from convmixer.errors import InputError
 from convmixer.experiments import EXPERIMENTS, PublishedResult
-from convmixer.manifest import NAME, is_run, read_record
+from convmixer.manifest import NAME, is_run, names_record, read_record
 from convmixer.records import build, parse_json
 from convmixer.report.records import ComparisonRow, ExperimentRecord, RunRow, SearchRecord
 from convmixer.runs import EpochRecord, Outcome, RunDir, TrialRecord
@@ -100,7 +100,7 @@ def _walk(root: Path) -> tuple[list[str], list[str], list[str]]:
             below.clear()
             runs.append(here)
             continue
-        if _SEARCH in files:
+        if _SEARCH in files or names_record(Path(folder), files, _SEARCH):
             searches.append(_joined(here, _SEARCH))
         if Path(folder).name == "experiments":
             experiments += [_joined(here, name) for name in files if name.endswith(".json") and name != NAME]
