@@ -216,6 +216,7 @@ def test_partial_files_flat_or_nested_in_json_or_yaml(tmp_path: Path) -> None:
         ("[1, 2]", "expected settings by name"),
         ("a: [", "cannot be read as YAML"),
         ("a: &a [1]\nepochs: [*a, *a]", "has YAML aliases"),
+        ("[" * 100_000, "cannot be read as YAML"),
     ],
 )
 def test_bad_files_of_settings(tmp_path: Path, text: str, message: str) -> None:

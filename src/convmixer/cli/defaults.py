@@ -86,12 +86,16 @@ def _known(values: dict[str, Any], where: str, section: str) -> dict[str, Any]:
 def _read_yaml(path: Path) -> Any:
     import yaml
 
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+        """Without aliases: those of aliases are values without an end in a file of a few lines."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise InputError(f"{path}: has YAML aliases (*name), which are not read; write the values out.")
+            return super().compose_node(parent, index)
+
     try:
-        text = path.read_text(encoding="utf-8")
-        # Aliases of aliases are values without an end in a file of a few lines.
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise InputError(f"{path}: has YAML aliases (*name), which are not read; write the values out.")
-        return yaml.safe_load(text)
+        return yaml.load(path.read_text(encoding="utf-8"), Loader)
     except InputError:
         raise
     except FileNotFoundError:
