@@ -62,11 +62,11 @@ $(AUDIT): Makefile $(PACKAGE)
 	@$(dir $@)bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1 uv==0.13.9
 	@touch $@
 
-# PyTorch's own CPU build is not on PyPI, hence the sum of its wheel (Linux, x86-64, Python 3.11) beside those that uv finds.
+# Of PyTorch the lock has its own CPU build (Linux, x86-64, Python 3.11), which is not on PyPI: beside PyPI's, pip would take that.
 lock: $(AUDIT) ## Make requirements.lock anew: the versions of requirements.txt, with the SHA-256 of every file of them
 	@$(dir $(AUDIT))bin/uv pip compile --quiet --no-config --no-deps --generate-hashes --no-annotate --python-version 3.11 \
 		--custom-compile-command "make lock" --output-file requirements.lock requirements.txt
-	@sed -i 's|^torch==.*|&\n    --hash=sha256:$(TORCH_CPU) \\|' requirements.lock
+	@perl -0pi -e 's/^(torch==\S+ \\\n)(    --hash=\S+( \\)?\n)+/$$1    --hash=sha256:$(TORCH_CPU)\n/m' requirements.lock
 
 audit: $(AUDIT) ## Look the locked versions up in PyPI's database of known vulnerabilities
 	@$(dir $(AUDIT))bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off -r requirements.lock || \
