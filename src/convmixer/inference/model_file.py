@@ -101,6 +101,26 @@ class ModelInfo:
         return info
 
 
+@dataclass(frozen=True)
+class ModelFile:
+    """What predictors of all formats have in common."""
+
+    name: str
+    info: ModelInfo
+    runtime: str = field(kw_only=True)
+    batch_size: int = field(default=64, kw_only=True)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return self.info.classes
+
+    @property
+    def input(self) -> ImageInput:
+        """The images that the model takes."""
+        return self.info.input
+
+
 class FilePredictor(Predictor, Protocol):
     """A model file, ready to run."""
 

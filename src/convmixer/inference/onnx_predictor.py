@@ -10,23 +10,17 @@ import numpy as np
 
 from convmixer.errors import InputError
 from convmixer.files import read_bytes
-from convmixer.inference.model_file import INPUT, KEY, LOGITS, ModelInfo, checked_signature, required
-from convmixer.inference.predictor import ImageInput
+from convmixer.inference.model_file import INPUT, KEY, LOGITS, ModelFile, ModelInfo, checked_signature, required
 
-_BATCH = 64
 _ERRORS_ONLY = 3
 
 
 @dataclass(frozen=True)
-class OnnxPredictor:
+class OnnxPredictor(ModelFile):
     """A session of ONNX Runtime on the CPU."""
 
-    name: str
-    info: ModelInfo
     session: Any
     """``onnxruntime.InferenceSession``."""
-    runtime: str
-    batch_size: int = _BATCH
 
     @classmethod
     def load(cls, path: Path, threads: int | None = None) -> OnnxPredictor:
@@ -50,17 +44,7 @@ class OnnxPredictor:
         first, *others = session.get_inputs()
         given = (", ".join([first.name, *(other.name for other in others)]), first.type, tuple(first.shape))
         checked_signature(str(path), info, given, tuple(output.name for output in session.get_outputs()))
-        return cls(str(path), info, session, f"ONNX Runtime {onnxruntime.__version__}")
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the logits."""
-        return self.info.classes
-
-    @property
-    def input(self) -> ImageInput:
-        """The images that the model takes."""
-        return self.info.input
+        return cls(str(path), info, session, runtime=f"ONNX Runtime {onnxruntime.__version__}")
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Images (N, C, H, H) uint8 → (N, K) float32."""

@@ -9,22 +9,15 @@ from typing import Any
 import numpy as np
 
 from convmixer.errors import InputError
-from convmixer.inference.model_file import INPUT, KEY, LOGITS, ModelInfo, checked_signature, required
-from convmixer.inference.predictor import ImageInput
-
-_BATCH = 64
+from convmixer.inference.model_file import INPUT, KEY, LOGITS, ModelFile, ModelInfo, checked_signature, required
 
 
 @dataclass(frozen=True)
-class OpenVinoPredictor:
+class OpenVinoPredictor(ModelFile):
     """A model that OpenVINO compiled for the CPU, in float32 where the file does not say int8."""
 
-    name: str
-    info: ModelInfo
     compiled: Any
     """``openvino.CompiledModel``."""
-    runtime: str
-    batch_size: int = _BATCH
 
     @classmethod
     def load(cls, path: Path, threads: int | None = None) -> OpenVinoPredictor:
@@ -55,17 +48,7 @@ class OpenVinoPredictor:
                 f"{path}: OpenVINO {version} cannot load it ({reason}); give a whole .xml file that convmixer export "
                 "wrote, with its .bin beside it."
             ) from None
-        return cls(str(path), info, compiled, f"OpenVINO {version}")
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the logits."""
-        return self.info.classes
-
-    @property
-    def input(self) -> ImageInput:
-        """The images that the model takes."""
-        return self.info.input
+        return cls(str(path), info, compiled, runtime=f"OpenVINO {version}")
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Images (N, C, H, H) uint8 → (N, K) float32."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +15,21 @@ from convmixer.data import DatasetInfo
 from convmixer.data.batches import Normalize
 from convmixer.errors import InputError
 from convmixer.inference.deployed import Answers, Deployed
-from convmixer.inference.model_file import KEY, ModelInfo
-from convmixer.inference.predictor import ImageInput
+from convmixer.inference.model_file import KEY, ModelFile, ModelInfo
 from convmixer.models import build_model
 from convmixer.models.weights import describe_mismatch, load_weights, read_state_dict
 
-_BATCH = 64
 EXTRA = f"{KEY}.json"
 """Name of the description within a .pt2 file."""
 
 
 @dataclass(frozen=True)
-class ProgramPredictor:
+class ProgramPredictor(ModelFile):
     """A PyTorch module or program from images to logits and probabilities, on the CPU in float32."""
 
-    name: str
-    info: ModelInfo
     program: Callable[[Tensor], tuple[Tensor, Tensor]]
     """(N, C, H, H) uint8 → logits and probabilities, (N, K) float32."""
-    runtime: str = f"PyTorch {torch.__version__}"
-    batch_size: int = _BATCH
+    runtime: str = field(default=f"PyTorch {torch.__version__}", kw_only=True)
 
     @classmethod
     def load(cls, path: Path, threads: int | None = None) -> ProgramPredictor:
@@ -52,16 +47,6 @@ class ProgramPredictor:
         text = extra[EXTRA]
         info = ModelInfo.from_json(text.decode() if isinstance(text, bytes) else text, str(path))
         return cls(str(path), info, program.module())
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the logits."""
-        return self.info.classes
-
-    @property
-    def input(self) -> ImageInput:
-        """The images that the model takes."""
-        return self.info.input
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Images (N, C, H, H) uint8 → (N, K) float32."""
