@@ -67,6 +67,10 @@ def read_bytes(path: Path) -> bytes:
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from None
 
 
+class NotRegularError(OSError):
+    """A folder, pipe or device is where a file should be."""
+
+
 def open_regular(path: Path) -> BufferedReader:
     """A regular file of any size, open for reading.
 
@@ -76,7 +80,7 @@ def open_regular(path: Path) -> BufferedReader:
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "is not a regular file", str(path))
+            raise NotRegularError(errno.EINVAL, "is not a regular file", str(path))
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shlex
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from convmixer.errors import InputError
-from convmixer.files import file_lock, write_atomic
+from convmixer.files import NotRegularError, file_lock, open_regular, write_atomic
 
 NAME = "manifest.json"
 MARK: dict[str, Any] = {"manifest": True}
@@ -305,20 +303,14 @@ def holds_records(folder: Path, names: Iterable[str]) -> bool:
 def _read(path: Path) -> bytes | None:
     """A regular file's content, or None. Raises InputError if it is something else or cannot be read."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open_regular(path) as file:
+            return file.read()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except NotRegularError:
+        raise InputError(f"{path}: is not a regular file; restore it.") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from None
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise InputError(f"{path}: is not a regular file; restore it.")
-        with open(descriptor, "rb", closefd=False) as file:
-            return file.read()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from None
-    finally:
-        os.close(descriptor)
 
 
 def _content(raw: bytes) -> _Content:

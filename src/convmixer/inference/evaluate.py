@@ -267,7 +267,7 @@ def _images(
     if dataset is None or isinstance(dataset, str):
         return load_images(run, split, dataset=dataset, data_dir=data_dir, source=source)
     if dataset.info.fingerprint != run.dataset().fingerprint:
-        raise InputError(other_images(run, dataset.info.name))
+        raise InputError(other_images(run.path, dataset.info.name))
     if split not in dataset.splits:
         raise InputError(f"--split: this run has no {split} part; choose from {', '.join(dataset.splits)}.")
     return LabelledImages(dataset.info.name, {name: one.part() for name, one in dataset.splits.items()}, own=True)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from convmixer.config import RunConfig, later_defaults
-from convmixer.files import atomic_path, sync
+from convmixer.files import NotRegularError, atomic_path, open_regular, sync
 from convmixer.runs.paths import CURRENT, PREVIOUS
 
 _SEAL = b"\nconvmixer sha256 "
@@ -86,9 +86,10 @@ def check_whole(path: Path) -> None:
 
 def _body(path: Path) -> bytes:
     try:
-        if not path.is_file():  # reading a pipe would wait
-            raise DamagedCheckpointError(f"{path} is no file")
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            content = file.read()
+    except NotRegularError:
+        raise DamagedCheckpointError(f"{path} is no file") from None
     except OSError as error:
         raise DamagedCheckpointError(f"{path} cannot be read ({error.strerror or error})") from None
     body, seal = content[:-_SEAL_LENGTH], content[-_SEAL_LENGTH:]

@@ -87,17 +87,13 @@ def own_images(run: RunDir, *, download: bool = False, console: Console | None =
             continue
         if found.info.fingerprint == info.fingerprint:
             return found
-        problems.append(other_images(run, data.dataset))
+        problems.append(other_images(run.path, data.dataset))
     where = "--dataset folder:PATH" if run.config().data.dataset.startswith("folder:") else "--data-dir"
     raise InputError(f"{problems[-1]} If the data moved, say with {where} where they are now.")
 
 
-def other_images(run: RunDir, name: str) -> str:
-    """What is said of a data set ``name`` whose fingerprint is not that of the run's data."""
-    return _others(str(run.path), name)
-
-
-def _others(where: str, name: str) -> str:
+def other_images(where: str | Path, name: str) -> str:
+    """What is said of a data set ``name`` whose fingerprint is not that of the data of the run ``where``."""
     return (
         f"{name}: these are not the images that {where} was trained on (their fingerprint differs from the one in "
         "its dataset.json)."
@@ -174,7 +170,7 @@ def load_labelled(
         pass  # it cannot be divided as its own data were, so it is another set
     if dataset is None:
         raise InputError(
-            f"{_others(wanted.where, data.dataset)} To evaluate on others all the same, name them with --dataset."
+            f"{other_images(wanted.where, data.dataset)} To evaluate on others all the same, name them with --dataset."
         )
     return LabelledImages(collection.name, _other(wanted, collection, split), own=False)
 
