@@ -2,7 +2,7 @@
 
 import sys
 
-from convmixer.cli import main
+from convmixer.__main__ import main
 
 if __name__ == "__main__":
     main(["grid-search", *sys.argv[1:]])

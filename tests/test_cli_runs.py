@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -250,26 +251,59 @@ def test_the_line_of_an_epoch_fits_and_marks_the_best(more: dict[str, float]) ->
     assert [" left" in line for line in lines] == [not more, not more, not more, False]
 
 
-INTERRUPTED_IMPORT = r"""
+INTERRUPTED = r"""
 import os, signal, sys, pathlib
-lines = "import os, signal", "try:", " os.kill(os.getpid(), signal.SIGINT)", "except KeyboardInterrupt:"
+lines = "import os, signal", "try:", " os.kill(os.getpid(), signal.SIG{name})", "except BaseException:"
 pathlib.Path("victim.py").write_text("\n".join([*lines, " raise RecursionError"]))
 sys.path.insert(0, ".")
-from convmixer.runtime.signals import leave_imports_at_once
-leave_imports_at_once()
+from convmixer.runtime.signals import command, interrupt_commands_only
+interrupt_commands_only()
+
+def send():
+    os.kill(os.getpid(), signal.SIG{name})
+
+def catch():
+    try:
+        send()
+    except BaseException as error:
+        os._exit(7 if isinstance(error, {raises}) else 8)
+
+class Finalizer:
+    def __del__(self):
+        send()
+
+def finalize():
+    Finalizer()
+    os._exit(9)
+
+def send_at_exit():
+    import atexit
+    atexit.register(send)
+
 {then}
 """
 
 
 @pytest.mark.parametrize(
-    ("then", "status"),
+    ("then", "inside"),
     [
-        ("import victim", 130),
-        ("try:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept KeyboardInterrupt:\n    sys.exit(7)", 7),
+        ("import victim", False),
+        ("command(lambda: __import__('victim'))", False),
+        ("catch()", False),
+        ("command(catch)", True),
+        ("command(finalize)", False),
+        ("command(send_at_exit)", False),
     ],
 )
-def test_ctrl_c_in_an_import_ends_quietly(tmp_path: Path, then: str, status: int) -> None:
+@pytest.mark.parametrize(("name", "raises"), [("INT", "KeyboardInterrupt"), ("TERM", "SystemExit")])
+def test_a_signal_raises_in_a_command_alone_and_ends_the_process_quietly_elsewhere(
+    tmp_path: Path, name: str, raises: str, then: str, inside: bool
+) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED_IMPORT.format(then=then)], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", INTERRUPTED.format(then=then, name=name, raises=raises)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
+    status = 7 if inside else 128 + getattr(signal, f"SIG{name}")
     assert (done.returncode, done.stderr) == (status, "")

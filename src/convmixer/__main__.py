@@ -1,14 +1,16 @@
 """``python -m convmixer`` is ``convmixer``."""
 
-from convmixer.runtime.signals import leave_imports_at_once
+from collections.abc import Sequence
+
+from convmixer.runtime.signals import interrupt_commands_only
 
 
-def main() -> None:
-    """Runs the command line; Ctrl-C ends it without a traceback from the first moment on."""
-    leave_imports_at_once()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command line, ``sys.argv`` by default, and exits; a signal ends it without a traceback at any moment."""
+    interrupt_commands_only()
     from convmixer.cli import main as run
 
-    run()
+    run(arguments)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,11 +58,17 @@ class Verification:
 
 
 class Manifest:
-    """The manifest of a directory. Every record is written and read through it."""
+    """The manifest of a directory. Every record is written and read through it.
 
-    def __init__(self, folder: str | Path) -> None:
+    Args:
+        folder: the directory.
+        check: is called before each change, and raises if it is not to be made.
+    """
+
+    def __init__(self, folder: str | Path, check: Callable[[], None] = lambda: None) -> None:
         self.folder = Path(folder)
         self.path = self.folder / NAME
+        self._check = check
 
     def read(self, name: str) -> bytes | None:
         """The content of a record, or of any other file; None if it is not there and need not be.
@@ -151,6 +157,7 @@ class Manifest:
             reason = error.strerror or error
             raise InputError(f"{self.folder / _LOCK}: cannot be written or locked ({reason}).") from None
         try:
+            self._check()  # not earlier: acquiring makes a directory that has vanished anew
             yield
         finally:
             lock.release()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -261,6 +263,28 @@ def test_whoever_lost_the_lock_stops_before_it_writes(tmp_path: Path, digits: Da
     assert run.status() == "running"  # the other's lock is untouched
     observer.other.__exit__(None, None, None)
     assert train(tiny_config(epochs=3), run.path, dataset=digits, artifacts=False, resume=True).status == "finished"
+
+
+@pytest.mark.parametrize("kind", ["open", "fsync", "replace"])
+def test_of_a_folder_that_vanishes_nothing_is_left_that_keeps_the_run_from_starting_anew(
+    tmp_path: Path, digits: Dataset, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, out, config = getattr(os, kind), tmp_path / "run", tiny_config(epochs=2)
+    left: list[int] = []
+
+    def vanishing(*arguments: Any, **options: Any) -> Any:
+        left[0] -= (out / "metrics.jsonl").exists()
+        if left[0] == 0:
+            shutil.rmtree(out)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(os, kind, vanishing)
+    for calls in (1, 2, 5, 11):
+        left[:] = [calls]
+        with pytest.raises((FileNotFoundError, InputError)):
+            train(config, out, dataset=digits, artifacts=False)
+        assert not out.exists() or RunDir(out).check_can_use(config, resume=True) is None
+        shutil.rmtree(out, ignore_errors=True)
 
 
 @pytest.mark.parametrize("name", [".lock", ".manifest.lock"])

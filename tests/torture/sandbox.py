@@ -204,7 +204,7 @@ def command(*arguments: str) -> Callable[[], None]:
     """The command line of the program, as a function for a child."""
 
     def execute() -> None:
-        from convmixer.cli import main
+        from convmixer.__main__ import main
 
         sys.argv = ["convmixer", *arguments]
         main(arguments)

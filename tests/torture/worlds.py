@@ -101,12 +101,13 @@ def studying(out: str = "study", *, seeds: int = 2) -> Callable[[], None]:
 def _as_command(work: Callable[[], object]) -> None:
     """Ends as the command line does."""
     from convmixer.cli import exit_status
+    from convmixer.runtime.signals import interrupt_commands_only
 
     def done() -> int:
         work()
         return 0
 
-    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    interrupt_commands_only()
     sys.exit(exit_status(done))
 
 

@@ -237,7 +237,7 @@ def test_figures_are_made_in_threads_and_leave_no_state(tmp_path: Path) -> None:
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "new" / "figure.png"
+    path = tmp_path / "figure.png"
     figure = learning_curve(epochs(2))
     save_figure(figure, path)
     whole = path.read_bytes()
@@ -249,7 +249,10 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(OSError, match="no space"):
         save_figure(figure, path)
     assert path.read_bytes() == whole
-    assert list(path.parent.iterdir()) == [path]
+    assert list(tmp_path.iterdir()) == [path]
+    monkeypatch.undo()
+    with pytest.raises(FileNotFoundError):  # a run's folder that vanished is not made anew
+        save_figure(figure, tmp_path / "new" / "figure.png")
 
 
 def test_other_formats_are_refused(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from convmixer.cli.parsing import RULES, current_flag
 from convmixer.errors import InputError, Interrupted, nearest, refusal
 from convmixer.records import checked, deferred_checks
 from convmixer.runtime.memory import enough_memory
-from convmixer.runtime.signals import leave_imports_at_once
+from convmixer.runtime.signals import command as interruptible
 from convmixer.version import __version__
 
 __all__ = ["main"]
@@ -35,8 +35,6 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command line, ``sys.argv`` by default, and exits."""
-    leave_imports_at_once()
-    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     logger = logging.getLogger("convmixer")
     logger.setLevel(logging.INFO)
     logger.handlers = [_Messages()]
@@ -56,7 +54,7 @@ def _run(arguments: list[str]) -> int:
 def exit_status(work: Callable[[], int]) -> int:
     """The exit status of a command that ``work`` carries out; says on stderr what stopped it."""
     try:
-        return work()
+        return interruptible(work)
     except InputError as error:
         return _refused(error.with_flags())
     except KeyboardInterrupt:

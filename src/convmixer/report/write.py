@@ -66,8 +66,8 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> tuple[Stu
         if ".md" in files:
             for figure in figures:
                 written.append(files[".md"].parent / FIGURES / f"{figure.name}.png")
+                written[-1].parent.mkdir(exist_ok=True)
                 if isinstance(figure.figure, bytes):
-                    written[-1].parent.mkdir(parents=True, exist_ok=True)
                     write_atomic(written[-1], figure.figure)
                 else:
                     save_figure(figure.figure, written[-1])

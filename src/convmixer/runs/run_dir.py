@@ -53,7 +53,7 @@ class RunDir:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.manifest = Manifest(self.path)
+        self.manifest = Manifest(self.path, self.check_claim)
         self._claim: tuple[int, int] | None = None  # device and inode of the lock that this object holds
 
     @classmethod

@@ -210,7 +210,6 @@ def read_test_set(path: str | Path, *, dataset: Dataset | None = None) -> Summar
                 test_loss=test.figures.loss,
                 test_accuracy_tta=test.accuracy_tta,
             )
-            run.check_claim()
             run.write_json("summary.json", summary.to_dict())
     return summary
 
@@ -241,7 +240,6 @@ def _restore(loop: TrainingLoop, run: RunDir, console: Console) -> None:
 def _finish(loop: TrainingLoop, run: RunDir, check: Callable[[], None], *, figures: bool, test: bool) -> Summary:
     """Writes the selected weights, reads the test set, draws the figures; the summary comes last."""
     weights = {name: tensor.contiguous() for name, tensor in loop.state.best.weights.items()}
-    run.check_claim()
     run.write_weights(save(weights, metadata={"format": "pt"}))
     evaluation = _read_test(run, loop.dataset, loop.state.engine, check, figures=figures) if test else None
     if figures:
@@ -316,7 +314,6 @@ def _summarize(
         multiply_adds=_multiply_adds(config.architecture, info.image_size, len(info.classes), info.channels),
         initial_weights=str(initial) if initial else None,
     )
-    run.check_claim()
     run.write_json("summary.json", summary.to_dict())
     return summary
 

@@ -105,9 +105,10 @@ def _installed(names: tuple[str, ...]) -> tuple[str, ...]:
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Writes a PNG (150 dpi) or an SVG, as the suffix says; the same figure gives the same bytes.
 
-    The file appears whole or not at all; folders that are missing are made.
+    The file appears whole or not at all.
 
     Raises:
+        OSError: it cannot be written, or its folder is not there.
         ValueError: any other suffix.
     """
     path = Path(path)
@@ -118,7 +119,6 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     buffer = io.BytesIO()
     with styled():
         figure.savefig(buffer, format=kind[1:], metadata=metadata[kind])
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, buffer.getvalue())
 
 
