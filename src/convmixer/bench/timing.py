@@ -6,12 +6,12 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from convmixer.runtime.allocator import tune_allocator
 from convmixer.runtime.device import device_name
+from convmixer.runtime.memory import bytes_of_process
 
 MEASURE_SECONDS = 0.2  # a measurement repeats the step for this long, or
 _FEWEST, _MOST = {"cpu": 1, "cuda": 5}, 200  # at least and at most this often
@@ -81,7 +81,7 @@ class Memory:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._before = _bytes_of_process("VmRSS")
+        self._before = bytes_of_process("VmRSS")
 
     def restart(self) -> None:
         """Gives what a GPU's allocator keeps back to other processes and forgets the peak."""
@@ -93,14 +93,7 @@ class Memory:
         """The largest rise so far."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated()
-        return max(0, _bytes_of_process("VmHWM") - self._before)
-
-
-def _bytes_of_process(field: str) -> int:
-    """A line of Linux's account of this process; unlike ``getrusage``, no part of what its parent took is in it."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.is_file() else []
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+        return max(0, bytes_of_process("VmHWM") - self._before)
 
 
 def gemm_flops_per_second(precision: str, device: torch.device, rounds: int = 5) -> float:

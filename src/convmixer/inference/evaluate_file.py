@@ -8,7 +8,7 @@ from pathlib import Path
 from convmixer.config import DataConfig, Tta
 from convmixer.errors import InputError
 from convmixer.inference.evaluate import RunEvaluation, evaluate_split, temperature_scaling
-from convmixer.inference.model_file import FilePredictor, open_model_file
+from convmixer.inference.model_file import ModelInfo, open_model_file
 from convmixer.runs import RunDir
 from convmixer.runs.data import LabelledImages, Wanted, load_images, load_labelled
 
@@ -44,7 +44,7 @@ def evaluate_file(
         InputError: no model file, its runtime is not installed, or no data that suit it.
     """
     predictor = open_model_file(path, threads=threads)
-    home = _home(Path(path), predictor) if run is None else RunDir.existing(run)
+    home = home_run(path, predictor.info) if run is None else RunDir.existing(run)
     mirror, data = False, None
     if home is not None:
         if tuple(home.dataset().classes) != predictor.classes:
@@ -53,7 +53,7 @@ def evaluate_file(
         mirror = home.dataset().mirror if flip is None else flip
         data = load_images(home, split, dataset=dataset, data_dir=data_dir, source=source)
     else:
-        data = _without_run(predictor, split, dataset, data_dir, source)
+        data = load_without_run(predictor.name, predictor.info, split, dataset, data_dir, source)
     part, asked = data.parts[split], tta or "none"
     found = evaluate_split(predictor, part, tta=asked, mirror=mirror, batch_size=batch_size, check=check)
     return RunEvaluation(
@@ -74,22 +74,27 @@ def evaluate_file(
     )
 
 
-def _home(path: Path, predictor: FilePredictor) -> RunDir | None:
-    """The run in whose directory a file lies, if the file was made from it."""
-    run = RunDir(path.parent)
-    if not (run.path / "config.json").is_file() or run.config().identity_hash() != predictor.info.origin.identity:
+def home_run(path: str | Path, info: ModelInfo) -> RunDir | None:
+    """The run in whose directory a file lies, if the file, which ``info`` is the description of, was made from it."""
+    run = RunDir(Path(path).parent)
+    if not (run.path / "config.json").is_file() or run.config().identity_hash() != info.origin.identity:
         return None
     return run
 
 
-def _without_run(
-    predictor: FilePredictor, split: str, dataset: str | None, data_dir: str | None, source: str | None
+def load_without_run(
+    name: str,
+    info: ModelInfo,
+    split: str,
+    dataset: str | None,
+    data_dir: str | None = None,
+    source: str | None = None,
 ) -> LabelledImages:
+    """Images for a model file ``name`` that lies in no run's directory; arguments as :func:`evaluate_file`."""
     if dataset is None:
         raise InputError(
-            f"{predictor.name}: lies in no run's directory; say with --data which run's images to evaluate it on, or "
+            f"{name}: lies in no run's directory; say with --data which run's images to evaluate it on, or "
             "name others with --dataset."
         )
-    info = predictor.info
-    wanted = Wanted(predictor.name, DataConfig(), "validation", info.classes, info.image_size, info.origin.fingerprint)
+    wanted = Wanted(name, DataConfig(), "validation", info.classes, info.image_size, info.origin.fingerprint)
     return load_labelled(wanted, split, dataset=dataset, data_dir=data_dir, source=source)

@@ -58,3 +58,13 @@ def free_memory(device: torch.device) -> int | None:
         if soft != resource.RLIM_INFINITY:
             limits.append(soft - int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize())
     return max(0, min(limits)) if limits and device.type == "cpu" else None
+
+
+def bytes_of_process(field: str) -> int:
+    """A line of Linux's account of this process, such as VmRSS or VmHWM; 0 where the system does not say.
+
+    Unlike with ``getrusage``, no part of what its parent took is in it.
+    """
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
