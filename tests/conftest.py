@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Tests run side by side, in a process for each core: threads within them would only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -72,6 +74,20 @@ def convmixer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
         return int(exit_.value.code or 0), captured.out, captured.err
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, through playwright; a test that asks for it is skipped where either is missing."""
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("needs Chromium (Debian's package: chromium)")
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    flags = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=list(flags))
+        yield chromium
+        chromium.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

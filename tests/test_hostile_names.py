@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -174,6 +175,22 @@ def test_html(study: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("subject", ["study", f"study/{RUN}"], ids=["study", "run"])
+def test_page_in_a_browser(study: Path, tmp_path: Path, browser: Any, subject: str) -> None:
+    """Nothing runs, nothing is asked for, nothing is complained about, and the names can be read."""
+    _, (path,) = write_report(study / subject, tmp_path / "report.html")
+    context, obeyed = browser.new_context(), list[str]()
+    tab = context.new_page()
+    for event in ("dialog", "console", "pageerror", "request"):
+        tab.on(event, lambda seen: obeyed.append(getattr(seen, "url", str(seen))))
+    tab.goto(path.as_uri())
+    text = tab.evaluate("document.body.textContent")
+    assert "owned" not in tab.title()
+    context.close()
+    assert [what for what in obeyed if what != path.as_uri() and not what.startswith("data:image/")] == []
+    assert [name for name in NAMES if not shown(name, printable(text))] == []
+
+
 def _confusion(study: Path) -> Path:
     return study / "study" / RUN / "confusion_test.png"
 
@@ -194,12 +211,20 @@ def test_sheet(study: Path, convmixer: Run) -> None:
     assert "Warning: Glyph" not in err
 
 
+@pytest.mark.filterwarnings("ignore:html5lib:DeprecationWarning")
 def test_tensorboard(study: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugin_util import markdown_to_safe_html
 
     events = EventAccumulator(str(study / "study" / RUN / "tensorboard"))
     events.Reload()
     assert "train_loss" in events.Tags()["scalars"]
+    (table,) = events.Tensors("configuration/text_summary")
+    (markdown,) = table.tensor_proto.string_val
+    shown_there = _Page()
+    shown_there.feed(markdown_to_safe_html(markdown.decode()))
+    assert shown_there.tags <= {"table", "thead", "tbody", "tr", "th", "td"}
+    assert shown(f"folder:{study / DATA}", "".join(shown_there.texts))
 
 
 @pytest.mark.slow

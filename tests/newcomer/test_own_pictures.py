@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def convmixer(folder: Path, *arguments: str, status: int = 0) -> tuple[str, str]
     return done.stdout, done.stderr
 
 
-def test_from_a_folder_of_pictures_to_a_report(tmp_path: Path) -> None:
+def test_from_a_folder_of_pictures_to_a_report(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     take_pictures(tmp_path / "my pictures", 42, seed=0)
     take_pictures(tmp_path / "new ones", 7, seed=1)
 
@@ -76,24 +77,18 @@ def test_from_a_folder_of_pictures_to_a_report(tmp_path: Path) -> None:
     for picture in ("sheet.png", "my run/learning_curve.png", "my run/mistakes_test.png"):
         with Image.open(tmp_path / picture) as drawn:
             assert drawn.width > 200
-    opened_in_a_browser(tmp_path / "my run" / "report" / "report.html")
+    browser = request.getfixturevalue("browser")  # last: without one, the rest has been tested all the same
+    opened_in_a_browser(tmp_path / "my run" / "report" / "report.html", browser)
 
 
-def opened_in_a_browser(page: Path) -> None:
-    """It opens without an error and without a network. Skips, by name, where there is no Chromium."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("the report was not opened: needs Chromium (Debian's package: chromium)")
-    api = pytest.importorskip("playwright.sync_api", reason="the report was not opened: needs playwright")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        tab, problems = browser.new_page(viewport={"width": 390, "height": 844}), list[str]()
-        tab.on("pageerror", lambda error: problems.append(str(error)))
-        tab.on(
-            "request", lambda request: problems.extend([request.url] * (not request.url.startswith(("file:", "data:"))))
-        )
-        tab.goto(page.resolve().as_uri())
-        assert tab.locator("h1").inner_text()
-        assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        browser.close()
+def opened_in_a_browser(page: Path, browser: Any) -> None:
+    """It opens without an error and without a network."""
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    tab, problems = context.new_page(), list[str]()
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    tab.on("request", lambda request: problems.extend([request.url] * (not request.url.startswith(("file:", "data:")))))
+    tab.goto(page.resolve().as_uri())
+    assert tab.locator("h1").inner_text()
+    assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    context.close()
     assert problems == []

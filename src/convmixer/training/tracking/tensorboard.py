@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from convmixer.errors import InputError
+from convmixer.runtime.terminal import printable
 from convmixer.training.tracking.tracker import TrackedRun
 
 
@@ -25,7 +26,7 @@ class TensorBoard:
         self.settings = run.settings
         self.writer = SummaryWriter(str(folder), purge_step=run.epochs + 1)
         if run.id is None:
-            rows = [f"| {name} | {str(value).replace('|', '&#124;')} |" for name, value in run.settings.items()]
+            rows = [f"| {name} | {_literal(str(value))} |" for name, value in run.settings.items()]
             self.writer.add_text("configuration", "\n".join(["| setting | value |", "| --- | --- |", *rows]), 0)
         return ""
 
@@ -50,3 +51,9 @@ class TensorBoard:
     def close(self, status: str) -> None:
         """Closes the event file."""
         self.writer.close()
+
+
+def _literal(text: str) -> str:
+    """The text as TensorBoard's Markdown has to have it to show it: a name could be a link or fetch a picture."""
+    words = " ".join(printable(text).split())
+    return "".join(mark if mark.isalnum() or mark in " -./" else f"&#{ord(mark)};" for mark in words)
