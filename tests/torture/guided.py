@@ -60,7 +60,7 @@ class Bytes(random.Random):
 class Guided(Inputs):
     """See the module."""
 
-    name, goal, share = "guided", 10_000, 0.03
+    name, goal, share = "guided", 10_000, 0.02
 
     @property
     def missing(self) -> str:

@@ -33,7 +33,7 @@ _CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.
 class Inputs:
     """See the module."""
 
-    name, goal, share = "inputs", 100_000, 0.14
+    name, goal, share = "inputs", 100_000, 0.22
 
     def prepare(self, folder: Path) -> None:
         """Makes what the inputs are mutations of."""

@@ -42,7 +42,7 @@ _CACHES = {"cache": ("images", "folders"), "kernels": ("cache",)}
 class Rot:
     """See the module."""
 
-    name, goal, share = "rot", 2000, 0.5
+    name, goal, share = "rot", 2000, 0.45
 
     def prepare(self, folder: Path) -> None:
         """Makes the world, and reads it undamaged."""
