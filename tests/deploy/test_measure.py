@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from convmixer.data import Dataset
@@ -21,6 +22,7 @@ from convmixer.deploy.worker import Opened, Subject
 from convmixer.errors import InputError
 from convmixer.inference import evaluate_run
 from convmixer.inference.model_file import ModelInfo
+from convmixer.inference.paired import mcnemar
 from convmixer.inference.predict import softmax
 from convmixer.inference.torch_predictor import load
 from convmixer.models import ConvMixer, count_multiply_adds, count_parameters
@@ -121,6 +123,10 @@ def test_figures_by_hand_on_a_machine_that_slows_down(run: Path, digits: Dataset
         assert (found.correct == (labels == number)).all()
         assert (found.images, found.accuracy) == (359, right / 359)
         assert found.accuracy_interval == accuracy_interval(right, 359)
+    tested = mcnemar(torch.from_numpy(labels == 0), torch.from_numpy(labels == 1))
+    assert (first.difference, first.p_value) == (0.0, 1.0)
+    assert (second.difference, second.p_value) == (tested.difference, tested.p_value)
+    assert second.difference_half_width == tested.half_width > 0
     assert (first.format, second.format, second.precision) == ("run", "safetensors", "int8")
     assert (first.latency_p50, first.calls, first.latency_ratio) == (0.2, 7, 1.0)
     assert first.latency_p99 == pytest.approx(np.quantile([0.1, 0.1, 0.3, 0.2, 0.2, 0.4, 0.4], 0.99))
@@ -168,10 +174,13 @@ def test_what_cannot_be_compared_is_said(run: Path, tmp_path: Path, stage: Stage
     assert "takes images of shape (1, 16, 16), those of digits have (1, 8, 8)" in said(run, alone)
 
 
-def test_a_subject_answers_as_the_run_does(run: Path, digits: Dataset) -> None:
-    subject = Subject()
-    opened = subject.open(str(run / "my-run.safetensors"), 1)
+@pytest.mark.parametrize("file", ["", "my-run.safetensors"])
+def test_a_subject_answers_as_the_run_does(run: Path, digits: Dataset, file: str) -> None:
+    subject, before = Subject(), torch.get_num_threads()
+    opened = subject.open(str(run / file), 1)
+    torch.set_num_threads(before)
     assert opened.info.classes == tuple("0123456789")
+    assert opened.runtime.startswith("PyTorch")
     images = digits.splits["test"].images[:5].numpy()
     expected = softmax(load(run, device="cpu").logits(images))
     assert np.allclose(softmax(subject.logits(images)), expected, atol=1e-4)

@@ -135,10 +135,15 @@ COMMANDS: dict[str, Command] = {
         ("recipes", "recipes strong"),
     ),
     "bench": Command(
-        "tools:Bench",
-        "speed of the engines on this machine",
-        "To learn how fast a model trains here, and what the fast engine gains.",
-        ("bench", "bench --models convmixer"),
+        "bench:Bench",
+        "speed of the engines, and of trained models and files, on this machine",
+        "To learn how fast a model trains here and what the fast engine gains; and with --files which of several runs "
+        "and exported files to use: accuracy, size, memory and speed side by side.",
+        (
+            "bench",
+            "bench --models convmixer",
+            "bench --files my-run my-run/my-run.onnx --plot trade-off.svg",
+        ),
     ),
 }
 

@@ -122,11 +122,12 @@ class Report:
 def _show_report(record: StudyRecord, files: Sequence[Path], json: bool, quiet: bool = False) -> None:
     """The records as JSON, or tables of all rows; on stderr what could not be read and what was written."""
     from convmixer.report import json_text, tables
+    from convmixer.report.files import files_table
 
     if json:
         print(json_text(record), end="")
     elif not quiet:
-        for table in tables.overview(record):
+        for table in [*tables.overview(record), *map(files_table, record.files)]:
             rows = [[cell.text for cell in row] for row in table.rows]
             print_table(table.headers, rows, title=table.caption, optional=table.details)
     for problem in record.problems:

@@ -20,6 +20,7 @@ from convmixer.deploy.processes import Worker
 from convmixer.errors import InputError
 from convmixer.inference.evaluate_file import home_run, load_without_run
 from convmixer.inference.model_file import ModelInfo, is_model_file
+from convmixer.inference.paired import mcnemar
 from convmixer.models import build_model, count_multiply_adds, count_parameters
 from convmixer.runs import RunDir
 from convmixer.runs.data import LabelledImages, load_images
@@ -61,6 +62,12 @@ class Measured:
     """95 % (Wilson): what the choice of test images leaves open."""
     correct: NDArray[np.bool_] = field(repr=False, compare=False)
     """(N,): which images got the right class, in the order of the test split."""
+    difference: float
+    """Accuracy minus that of the first, on the same images."""
+    difference_half_width: float
+    """Of its 95 % interval."""
+    p_value: float
+    """Of the exact McNemar test against the first; see :func:`convmixer.inference.paired.mcnemar`."""
     latency_p50: float
     """Seconds for one image, in one thread: the median, and below the 99th percentile."""
     latency_p99: float
@@ -157,6 +164,7 @@ def measure_files(
             speeds.append([batch_size / statistics.median(one) for one in taken])
     machine = this_machine(torch.device("cpu"), count)
     latencies = [[statistics.median(calls) for calls in turn] for turn in times]
+    paired = [mcnemar(torch.from_numpy(correct[0]), torch.from_numpy(own)) for own in correct]
     return [
         Measured(
             file=name,
@@ -171,6 +179,9 @@ def measure_files(
             accuracy=int(correct[i].sum()) / len(part),
             accuracy_interval=accuracy_interval(int(correct[i].sum()), len(part)),
             correct=correct[i],
+            difference=paired[i].difference,
+            difference_half_width=paired[i].half_width,
+            p_value=paired[i].p_value,
             latency_p50=float(np.quantile(calls := np.concatenate([turn[i] for turn in times]), 0.5)),
             latency_p99=float(np.quantile(calls, 0.99)),
             latency_ratio=statistics.median(turn[i] / turn[0] for turn in latencies),

@@ -21,7 +21,8 @@ from convmixer.errors import InputError
 from convmixer.experiments import EXPERIMENTS, PublishedResult
 from convmixer.manifest import NAME, is_run, names_record, read_record
 from convmixer.records import build, parse_json
-from convmixer.report.records import ComparisonRow, ExperimentRecord, RunRow, SearchRecord
+from convmixer.report.files import FILES, files_of
+from convmixer.report.records import ComparisonRow, ExperimentRecord, FilesRecord, RunRow, SearchRecord
 from convmixer.runs import EpochRecord, Outcome, RunDir, TrialRecord
 from convmixer.utils.metrics import Evaluation
 
@@ -49,6 +50,7 @@ class Study:
     experiments: tuple[ExperimentRecord, ...]
     searches: tuple[SearchRecord, ...]
     problems: tuple[str, ...]
+    files: tuple[FilesRecord, ...] = ()
 
 
 def collect(folder: str | Path) -> Study:
@@ -61,16 +63,17 @@ def collect(folder: str | Path) -> Study:
     if not root.is_dir():
         raise InputError(f"{folder}: is not a folder; give the one that holds the runs to report.")
     problems: list[str] = []
-    found, experiment_files, search_files = _walk(root)
+    found, experiment_files, search_files, measured_files = _walk(root)
     experiments = [e for file in experiment_files if (e := _parsed(root, file, _experiment, problems)) is not None]
     searches = [s for file in search_files if (s := _parsed(root, file, _search, problems)) is not None]
+    files = [f for file in measured_files if (f := _parsed(root, file, files_of, problems)) is not None]
     purposes: dict[str, list[str]] = {}
     trials: Counter[str] = Counter()
     for path, purpose, is_trial in _purposes(experiments, searches):
         purposes.setdefault(path, []).append(purpose)
         trials[path] += is_trial
     paths = list(dict.fromkeys([*purposes, *found]))
-    if not paths and not problems:
+    if not paths and not problems and not files:
         raise InputError(f"{folder}: holds no runs; give a study's folder, a folder of runs, or a run directory.")
     runs = {}
     for path, name in zip(paths, _shortest_names(paths, root), strict=True):
@@ -78,7 +81,7 @@ def collect(folder: str | Path) -> Study:
         row = replace(run.row, name=name, purposes=own, is_trial=0 < trials[path] == len(own))
         runs[path] = replace(run, row=row)
     problems += [f"{path}: {run.row.message}" for path, run in runs.items() if run.row.status == "unreadable"]
-    return Study(root, runs, tuple(experiments), tuple(searches), tuple(problems))
+    return Study(root, runs, tuple(experiments), tuple(searches), tuple(problems), tuple(files))
 
 
 def shown_command(words: Sequence[str] | None) -> str | None:
@@ -89,13 +92,17 @@ def shown_command(words: Sequence[str] | None) -> str | None:
     return shlex.join([program, *map(str, words[1:])])
 
 
-def _walk(root: Path) -> tuple[list[str], list[str], list[str]]:
-    """Paths, relative to ``root``, of run directories, of experiments and of searches; nothing lies within a run."""
-    runs, experiments, searches = [], [], []
+def _walk(root: Path) -> tuple[list[str], list[str], list[str], list[str]]:
+    """Paths, relative to ``root``, of run directories, experiments, searches and measured models.
+
+    Of these only measured models lie within a run.
+    """
+    runs, experiments, searches, measured = [], [], [], []
     for folder, below, files in os.walk(root):
         below[:] = sorted(name for name in below if not name.startswith("."))
         here = os.path.relpath(folder, root)
         files += below  # a folder where a record should be is one that cannot be read
+        measured += [_joined(here, FILES)] if FILES in files else []
         if is_run(Path(folder), files):
             below.clear()
             runs.append(here)
@@ -104,7 +111,7 @@ def _walk(root: Path) -> tuple[list[str], list[str], list[str]]:
             searches.append(_joined(here, _SEARCH))
         if Path(folder).name == "experiments":
             experiments += [_joined(here, name) for name in files if name.endswith(".json") and name != NAME]
-    return runs, sorted(experiments, key=_rank), searches
+    return runs, sorted(experiments, key=_rank), searches, measured
 
 
 def _rank(file: str) -> tuple[str, int, str]:
@@ -213,7 +220,7 @@ class _SearchFile:
 
 def _parsed(root: Path, file: str, parse: Callable[[str, Any, str], T], problems: list[str]) -> T | None:
     """What ``parse`` makes of the folder that a file is about and of its content; a sentence if it is damaged."""
-    folder = Path(file).parent if Path(file).name == _SEARCH else Path(file).parent.parent
+    folder = Path(file).parent if Path(file).name in (_SEARCH, FILES) else Path(file).parent.parent
     try:
         return parse(folder.as_posix(), parse_json(read_record(root / file) or b"", file), file)
     except InputError as error:

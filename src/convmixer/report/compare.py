@@ -45,6 +45,7 @@ def summarize(study: Study, command: str) -> StudyRecord:
         ),
         searches=tuple(_search(search, study) for search in study.searches),
         runs=tuple(run.row for run in study.runs.values()),
+        files=study.files,
         problems=study.problems,
     )
 

@@ -19,7 +19,7 @@ from convmixer.errors import InputError
 from convmixer.manifest import read_record
 from convmixer.report.collect import Run, Study
 from convmixer.report.compare import Trial, grouped, measured
-from convmixer.report.records import ComparisonRow, ExperimentRecord, SearchRecord, StudyRecord
+from convmixer.report.records import ComparisonRow, ExperimentRecord, FilesRecord, SearchRecord, StudyRecord
 from convmixer.runs import EpochRecord, RunDir
 from convmixer.utils import study_figures as draw
 from convmixer.utils.formatting import half_width, number, percent, points
@@ -57,6 +57,7 @@ def draw_figures(record: StudyRecord, study: Study) -> list[ReportFigure]:
         found += _experiment(experiment, study)
     for search in record.searches:
         found += search_figures(search)
+    found += map(_trade_off, record.files)
     chosen = featured_run(record, study)
     if chosen is not None:
         found += _featured(chosen, study)
@@ -227,6 +228,31 @@ def search_figures(search: SearchRecord) -> Iterator[ReportFigure]:
 def _stem(section: str) -> str:
     """The beginning of the file names of a section's figures."""
     return re.sub(r"[^\w.-]+", "-", section)
+
+
+def _trade_off(record: FilesRecord) -> ReportFigure:
+    cost = trade_off_points(record)
+    spoken = "; ".join(f"{p.label} {p.accuracy:.2%} at {1000 * p.seconds:.3g} ms" for p in cost)
+    front = ", ".join(p.label for p in cost if p.on_front)
+    alt = f"Test accuracy against latency for one image: {spoken}. On the Pareto front: {front}."
+    title = "Accuracy against latency; filled: no other is both as fast and as accurate"
+    return ReportFigure(
+        record.name, f"{_stem(record.name)}_latency", title, alt, draw.accuracy_against_time(cost, latency=True)
+    )
+
+
+def trade_off_points(record: FilesRecord) -> list[draw.CostPoint]:
+    """Latency and accuracy of models that were measured side by side."""
+    return [
+        draw.CostPoint(
+            f"{row.file}, {row.runtime.partition(',')[0]}",
+            row.latency_p50,
+            row.accuracy,
+            (row.accuracy_interval[1] - row.accuracy_interval[0]) / 2,
+            row.on_front,
+        )
+        for row in record.rows
+    ]
 
 
 def mean_cells(

@@ -173,6 +173,13 @@ def notes(record: StudyRecord) -> list[str]:
             "on another machine. Published accuracies stand only beside runs of that data and scale (256/8 or wider, "
             "about 25 epochs), published differences beside all on CIFAR-10."
         )
+    if record.files:
+        found.append(
+            "Models side by side were measured in turns, each in processes of its own; times are ratios to the first "
+            "one's in the same turn. The difference of accuracies is paired on the same images, p is that of the exact "
+            "McNemar test. Memory is what the process takes at its peak beyond Python with NumPy while it answers one "
+            "image at a time: runtime, weights and activations."
+        )
     if any(search.effects for search in record.searches):
         found.append(
             "Importance is Σ nᵥ(mᵥ − m)² / Σ (yᵢ − m)²: the variance of the means per value, divided by the variance "

@@ -7,12 +7,18 @@ relative to the folder that the report is about.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+from msgspec import Meta
 
 from convmixer.experiments import PublishedResult
 from convmixer.records import build
 from convmixer.runs import TrialRecord
 from convmixer.utils.comparisons import MainEffect, MeanInterval, Verdict
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+Seconds = Annotated[float, Meta(gt=0, le=1e6)]
+NotNegative = Annotated[int, Meta(ge=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +148,50 @@ class SearchRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FileRow:
+    """A run or model file that ``convmixer bench --files`` measured; see :class:`convmixer.deploy.measure.Measured`."""
+
+    file: str
+    format: str
+    runtime: str
+    precision: str
+    bytes: NotNegative
+    parameters: NotNegative
+    multiply_adds: NotNegative
+    data: str
+    images: Annotated[int, Meta(gt=0)]
+    accuracy: Share
+    accuracy_interval: tuple[Share, Share]
+    difference: Annotated[float, Meta(ge=-1, le=1)]
+    """To the first row's accuracy, on the same images."""
+    difference_half_width: float
+    p_value: Share
+    latency_p50: Seconds
+    latency_p99: Seconds
+    latency_ratio: float
+    """To the first row's, as the other ratio."""
+    images_per_second: float
+    speed_ratio: float
+    batch_size: NotNegative
+    threads: NotNegative
+    device_name: str
+    peak_memory: NotNegative | None = None
+    runtime_memory: NotNegative | None = None
+    on_front: bool = False
+    """No other row is both as accurate and as fast."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilesRecord:
+    """Runs and model files that were measured side by side."""
+
+    name: str
+    """Unique in a report, as an experiment's."""
+    title: str
+    rows: tuple[FileRow, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudyRecord:
     """Everything that a report says."""
 
@@ -150,6 +200,7 @@ class StudyRecord:
     experiments: tuple[ExperimentRecord, ...]
     searches: tuple[SearchRecord, ...]
     runs: tuple[RunRow, ...]
+    files: tuple[FilesRecord, ...] = ()
     problems: tuple[str, ...]
     """What could not be read, each a sentence."""
 

@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 
 from convmixer.report import insight, tables
 from convmixer.report.figures import FeaturedRun, ReportFigure
+from convmixer.report.files import files_table
 from convmixer.report.records import StudyRecord
 from convmixer.report.tables import Cell, Table
 from convmixer.runtime.terminal import printable
@@ -38,7 +39,7 @@ def page(record: StudyRecord, figures: Sequence[ReportFigure], featured: Feature
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"tables": tables, "insight": insight, "inlined": inlined}
+    environment.globals |= {"tables": tables, "insight": insight, "inlined": inlined, "files_table": files_table}
     sections: dict[str, list[ReportFigure]] = {}
     for figure in figures:
         sections.setdefault(figure.section, []).append(figure)
@@ -95,6 +96,9 @@ def markdown(record: StudyRecord, figures: Sequence[ReportFigure], featured: Fea
             winner = search.winner
             parts.append(markdown_table(tables.summary([(winner, insight.of_row(winner, None))], "Winner")))
         parts += [markdown_table(tables.trials(search)), drawn(search.name)]
+    for files in record.files:
+        parts += [f"## {escaped(files.title)}", markdown_table(table := files_table(files)), escaped(table.caption)]
+        parts += [drawn(files.name)]
     if featured is not None:
         if record.single is None:
             parts += ["## A closer look", f"{escaped(featured.label)}: {_code(featured.run.row.path)}"]

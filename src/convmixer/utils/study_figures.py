@@ -104,7 +104,7 @@ def _dot(row: Band) -> str:
 
 @dataclass(frozen=True)
 class CostPoint:
-    """A row's cost and worth: seconds an epoch takes and accuracy ± ``half_width`` (None: no useful interval)."""
+    """A row's cost and worth: seconds that it takes and accuracy ± ``half_width`` (None: no useful interval)."""
 
     label: str
     seconds: float
@@ -114,21 +114,28 @@ class CostPoint:
     highlighted: bool = True
 
 
-def accuracy_against_time(rows: Sequence[CostPoint]) -> Figure:
-    """Accuracy over epoch time with the Pareto front as a step: nothing was seen above it or left of it."""
+def accuracy_against_time(rows: Sequence[CostPoint], *, latency: bool = False) -> Figure:
+    """Accuracy over time with the Pareto front as a step: nothing was seen above it or left of it.
+
+    Args:
+        rows: points.
+        latency: the time is that of an image, and shown in milliseconds; else that of an epoch, in seconds.
+    """
+    scale = 1000 if latency else 1
     with styled() as new:
         figure = new(figsize=(_WIDTH, _HEIGHT), layout="constrained")
         axes = figure.add_subplot()
         front = sorted((p for p in rows if p.on_front), key=lambda point: point.seconds)
-        axes.step([p.seconds for p in front], [p.accuracy for p in front], where="post", color=LINE, linewidth=1.4)
+        steps = [scale * p.seconds for p in front], [p.accuracy for p in front]
+        axes.step(*steps, where="post", color=LINE, linewidth=1.4, label="Pareto front" if latency else None)
         others = [point for point in rows if not point.highlighted]
         if others:
-            values = [p.seconds for p in others], [p.accuracy for p in others]
+            values = [scale * p.seconds for p in others], [p.accuracy for p in others]
             axes.plot(*values, "o", color=_OTHERS, markersize=4, label=f"{len(others)} others")
         for i, point in enumerate(point for point in rows if point.highlighted):
             colour, half = SERIES[i % len(SERIES)], point.half_width or 0.0
             axes.errorbar(
-                point.seconds,
+                scale * point.seconds,
                 point.accuracy,
                 yerr=[[min(half, point.accuracy)], [min(half, 1 - point.accuracy)]],
                 fmt="o" if i < len(SERIES) else "s",
@@ -138,10 +145,10 @@ def accuracy_against_time(rows: Sequence[CostPoint]) -> Figure:
                 elinewidth=1.2,
                 label=point.label,
             )
-        add_tips(axes, [(p.seconds, p.accuracy, _told(p)) for p in rows])
+        add_tips(axes, [(scale * p.seconds, p.accuracy, _told(p, latency)) for p in rows])
         axes.margins(0.12)
         axes.set_ylim(max(axes.get_ylim()[0], 0.0), min(axes.get_ylim()[1], 1.0))
-        axes.set(xlabel="seconds per epoch", ylabel="test accuracy")
+        axes.set(xlabel="milliseconds for one image" if latency else "seconds per epoch", ylabel="test accuracy")
         if len(rows) > 1 and max(p.seconds for p in rows) > 20 * min(p.seconds for p in rows) > 0:
             _logarithmic(axes)
         _percent(axes.yaxis)
@@ -149,9 +156,10 @@ def accuracy_against_time(rows: Sequence[CostPoint]) -> Figure:
     return figure
 
 
-def _told(point: CostPoint) -> str:
+def _told(point: CostPoint, latency: bool) -> str:
     worth = f"{percent(point.accuracy)}{half_width(point.half_width)}"
-    return f"{point.label}: {worth} at {duration(point.seconds)}"
+    time = f"{1000 * point.seconds:.3g} ms" if latency else duration(point.seconds)
+    return f"{point.label}: {worth} at {time}"
 
 
 @dataclass(frozen=True)
