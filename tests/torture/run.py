@@ -19,12 +19,12 @@ WORKERS = 2
 
 
 def run_area(area: Area, seed: int, seconds: float, root: Path, most: int | None = None) -> Tally:
-    """Makes trials of an area for so many seconds, in two processes.
+    """Makes trials of an area for so many seconds, in two processes; for half as long again if its goal is not reached.
 
     Args:
         area: what to try.
         seed: what it follows from.
-        seconds: no trial begins later.
+        seconds: of trials.
         root: an empty folder.
         most: trials at most; by default no limit.
     """
@@ -34,7 +34,7 @@ def run_area(area: Area, seed: int, seconds: float, root: Path, most: int | None
         return tally
     (root / "prepared").mkdir()
     area.prepare(root / "prepared")
-    for worker, line in _from_workers(lambda worker: _work(area, seed, begin + seconds, root, worker, most)):
+    for worker, line in _from_workers(lambda worker: _work(area, seed, seconds, root, worker, most)):
         _count(tally, seed, json.loads(line), worker)
     tally.seconds = time.monotonic() - begin
     tally.failures.sort(key=lambda failure: str(failure["index"]))
@@ -49,9 +49,11 @@ def run_one(area: Area, seed: int, index: int, root: Path) -> Result | None:
     return area.trial(index, generator(seed, area.name, index), root / "trial")
 
 
-def _work(area: Area, seed: int, end: float, root: Path, worker: int, most: int | None) -> Iterator[dict[str, Any]]:
+def _work(area: Area, seed: int, seconds: float, root: Path, worker: int, most: int | None) -> Iterator[dict[str, Any]]:
+    begin, tried = time.monotonic(), 0
     for index in indices(worker, WORKERS):
-        if time.monotonic() > end or (most is not None and index >= most):
+        passed = time.monotonic() - begin
+        if passed > seconds * (1 if tried * WORKERS >= area.goal else 1.5) or (most is not None and index >= most):
             return
         folder = root / f"trial-{index}"
         folder.mkdir()
@@ -64,6 +66,7 @@ def _work(area: Area, seed: int, end: float, root: Path, worker: int, most: int 
             remove(folder)
         if result is None:
             return
+        tried += result.tried
         judgements = [[what, judgement.verdict, judgement.detail] for what, judgement in result.judgements]
         yield {"index": index, "what": result.what, "tried": result.tried, "judgements": judgements}
 
