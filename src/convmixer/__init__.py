@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from convmixer.models import list_models as list_models
     from convmixer.models import load_weights as load_weights
     from convmixer.models import set_default_engine as set_default_engine
+    from convmixer.models.timm_models import register_with_timm as register_with_timm
     from convmixer.presets import run_config as run_config
     from convmixer.training import train as train
 
@@ -45,6 +46,7 @@ _HOME = {
     "load": "convmixer.inference",
     "load_dataset": "convmixer.data",
     "load_weights": "convmixer.models",
+    "register_with_timm": "convmixer.models.timm_models",
     "run_config": "convmixer.presets",
     "set_default_engine": "convmixer.models",
     "train": "convmixer.training",

@@ -12,7 +12,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -290,8 +290,15 @@ def read_record(path: Path) -> bytes | None:
 
 
 def is_run(folder: Path, names: Iterable[str]) -> bool:
-    """Whether a directory, with files of these names, is a run's: also one that has lost its ``config.json``."""
-    return bool(_OF_RUNS & set(names)) or names_record(folder, names, "config.json")
+    """Whether a directory, with files of these names, is a run's: also one that has lost its ``config.json``.
+
+    Models in the layout of Hugging Face's hub have a ``config.json``, too; they are no runs.
+    """
+    names = set(names)
+    if _OF_RUNS & names == {"config.json"} and not names & {NAME, "dataset.json"}:
+        with suppress(InputError):
+            return b'"pretrained_cfg"' not in (_read(folder / "config.json") or b"")
+    return bool(_OF_RUNS & names) or names_record(folder, names, "config.json")
 
 
 def names_record(folder: Path, names: Iterable[str], record: str) -> bool:

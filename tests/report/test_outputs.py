@@ -19,9 +19,9 @@ from PIL import Image
 from convmixer.report import tables, write_report
 from convmixer.report.insight import of_row
 from convmixer.report.records import StudyRecord
-from convmixer.report.render import escaped
 from convmixer.utils.comparisons import MeanInterval
 from convmixer.utils.formatting import mean_accuracy, percent
+from convmixer.utils.markdown import escaped
 from tests.helpers.cli import Run
 
 

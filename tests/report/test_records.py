@@ -16,7 +16,7 @@ import scipy.stats
 from convmixer.errors import InputError
 from convmixer.manifest import Manifest
 from convmixer.report import tables
-from convmixer.report.collect import collect, shown_command
+from convmixer.report.collect import collect
 from convmixer.report.compare import grouped, summarize
 from convmixer.report.insight import of_row, of_search
 from convmixer.report.records import ComparisonRow, StudyRecord
@@ -24,6 +24,7 @@ from convmixer.report.render import markdown, page
 from convmixer.report.write import csv_text, json_text
 from convmixer.runs import RunDir
 from convmixer.utils.comparisons import main_effects
+from convmixer.utils.formatting import shown_command
 from tests.helpers.studies import PUBLISHED, experiment, grid_search, trial, write
 
 

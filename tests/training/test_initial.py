@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -25,6 +23,7 @@ from convmixer.runs import RunDir
 from convmixer.training import train
 from convmixer.training.initial import fingerprint
 from convmixer.training.optimizers import build_optimizer
+from tests.helpers.hub import served
 from tests.helpers.runs import tiny_config
 
 
@@ -164,47 +163,16 @@ def test_other_sources_that_are_no_weights_are_one_sentence(tmp_path: Path, back
         assert not (tmp_path / "run").exists()
 
 
-class _Hub(BaseHTTPRequestHandler):
-    """As much of the hub as a download needs; one repository with one file."""
-
-    content = b""
-
-    def do_HEAD(self) -> None:
-        self._answer(with_body=False)
-
-    def do_GET(self) -> None:
-        self._answer(with_body=True)
-
-    def _answer(self, *, with_body: bool) -> None:
-        if self.path != "/somebody/small/resolve/main/model.safetensors":
-            self.send_response(404)
-            self.send_header("X-Error-Code", "EntryNotFound" if "/somebody/small/" in self.path else "RepoNotFound")
-            self.end_headers()
-            return
-        self.send_response(200)
-        self.send_header("ETag", '"0123456789abcdef"')
-        self.send_header("X-Repo-Commit", "0" * 40)
-        self.send_header("Content-Length", str(len(self.content)))
-        self.end_headers()
-        if with_body:
-            self.wfile.write(self.content)
-
-    def log_message(self, *arguments: object) -> None:
-        """Says nothing."""
-
-
 @pytest.mark.slow
 def test_the_hub(tmp_path: Path):
     pytest.importorskip("huggingface_hub")  # the extra "hub"
     model = create_model("convmixer", dim=8, depth=1, kernel_size=3)
     save_file(model.state_dict(), tmp_path / "model.safetensors")
-    _Hub.content = (tmp_path / "model.safetensors").read_bytes()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        command = [sys.executable, "-m", "convmixer", "train", "--dataset", "digits", "--dim", "8", "--depth", "1"]
-        command += ["--kernel-size", "3", "--epochs", "1", "--model", "convmixer", "--json"]
-        where = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hub")}
+    command = [sys.executable, "-m", "convmixer", "train", "--dataset", "digits", "--dim", "8", "--depth", "1"]
+    command += ["--kernel-size", "3", "--epochs", "1", "--model", "convmixer", "--json"]
+    with served() as hub:
+        hub.repositories["somebody/small"] = {"model.safetensors": (tmp_path / "model.safetensors").read_bytes()}
+        where = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hub")}
         run = subprocess.run(
             [*command, "--init-from", "hub:somebody/small", "--out", str(tmp_path / "run")],
             env=os.environ | where,
@@ -221,9 +189,6 @@ def test_the_hub(tmp_path: Path):
         )
         assert none.returncode == 2
         assert "nobody/nothing" in none.stderr
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def test_timm_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, digits: Dataset):

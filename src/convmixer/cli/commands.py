@@ -77,7 +77,7 @@ COMMANDS: dict[str, Command] = {
         "deploy:Export",
         "a run's model as a file that runs elsewhere, checked against the run",
         "When a finished run is to be used without this package: in ONNX Runtime, OpenVINO, a browser, plain PyTorch.",
-        ("export my-run", "export my-run --format openvino --out model.xml"),
+        ("export my-run", "export my-run --format openvino --out model.xml", "export my-run --format hub --out folder"),
     ),
     "runs": Command(
         "runs:Runs",

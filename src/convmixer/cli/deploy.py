@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from convmixer.cli.output import ERRORS, print_json
+from convmixer.errors import InputError
 from convmixer.runtime.progress import progress
 from convmixer.runtime.terminal import Terminal
 from convmixer.utils.formatting import percent
+
+if TYPE_CHECKING:
+    from convmixer.deploy.check import Comparison
 
 
 @dataclass(frozen=True)
@@ -20,11 +24,16 @@ class Export:
 
     run: tyro.conf.Positional[Path]
     """Run directory."""
-    format: Literal["onnx", "openvino", "torch-export", "safetensors"] = "onnx"
+    format: Literal["onnx", "openvino", "torch-export", "safetensors", "paper", "hub"] = "onnx"
     """onnx: for ONNX Runtime and most others. openvino: for Intel's runtime. torch-export: a program for PyTorch
-    without this package. safetensors: the weights alone, with a description of network and images."""
+    without this package. safetensors: the weights alone, with a description of network and images; paper: the same in
+    the layout of the paper's code. hub: a folder as Hugging Face and timm have it, with a model card."""
     out: Path | None = None
-    """File to write; by default one in the run directory, named after it."""
+    """File to write, or folder (hub); by default one in the run directory, named after it."""
+    push: str | None = None
+    """With --format hub: upload the folder to this repository (OWNER/NAME) on the hub; read its README.md first."""
+    private: bool = False
+    """With --push: whether a new repository is private."""
     json: bool = False
     """Print what was written and checked as JSON."""
 
@@ -32,21 +41,46 @@ class Export:
         """Runs the command; returns the exit status."""
         from convmixer.deploy.export import export_run
 
+        if self.format == "hub":
+            return self._hub()
+        if self.push is not None or self.private:
+            raise InputError("--push, --private: only folders are uploaded; add --format hub.")
         with progress(ERRORS, "checking", None) as advance:
             made = export_run(self.run, self.format, self.out, progress=lambda done: advance(done, None))
         if self.json:
             print_json(made.to_dict())
             return 0
-        found, out = made.check, Terminal(soft_wrap=True)
         opset = f", opset {made.info.opset}" if made.info.opset else ""
-        out.print(f"{made.file}: {made.bytes / 1e6:.2f} MB{opset}, checked in {made.runtime}")
-        allowed = f"allowed: {found.tolerance:.1e}"
-        if found.error is not None and found.rounding is not None:
-            allowed += f", or twice PyTorch's own error; from float64 {found.error:.1e}, PyTorch {found.rounding:.1e}"
-        out.print(
-            f"Logits differ from the run's by at most {found.largest_difference:.1e} ({allowed}); "
-            f"the same class for {found.same_answers:,} of {found.images:,} images ({found.what})"
-            + (f", accuracy {percent(found.accuracy)}" if found.accuracy is not None else "")
-            + "."
-        )
+        Terminal(soft_wrap=True).print(f"{made.file}: {made.bytes / 1e6:.2f} MB{opset}, checked in {made.runtime}")
+        _print_check(made.check)
         return 0
+
+    def _hub(self) -> int:
+        from convmixer.deploy.hub import save_pretrained
+        from convmixer.models.pretrained import push_folder
+
+        with progress(ERRORS, "checking", None) as advance:
+            saved = save_pretrained(self.run, self.out, progress=lambda done: advance(done, None))
+        if self.push is not None:
+            saved = replace(saved, address=push_folder(saved.folder, self.push, private=self.private))
+        if self.json:
+            print_json(saved.to_dict())
+            return 0
+        out = Terminal(soft_wrap=True)
+        out.print(f"{saved.folder}: config.json, model.safetensors ({saved.bytes / 1e6:.2f} MB), README.md")
+        _print_check(saved.check)
+        if saved.address is not None:
+            out.print(f"Uploaded to {saved.address}")
+        return 0
+
+
+def _print_check(found: Comparison) -> None:
+    allowed = f"allowed: {found.tolerance:.1e}"
+    if found.error is not None and found.rounding is not None:
+        allowed += f", or twice PyTorch's own error; from float64 {found.error:.1e}, PyTorch {found.rounding:.1e}"
+    Terminal(soft_wrap=True).print(
+        f"Logits differ from the run's by at most {found.largest_difference:.1e} ({allowed}); "
+        f"the same class for {found.same_answers:,} of {found.images:,} images ({found.what})"
+        + (f", accuracy {percent(found.accuracy)}" if found.accuracy is not None else "")
+        + "."
+    )

@@ -115,7 +115,7 @@ def write_checked(
 
 def _place(run: RunDir, kind: Format, out: str | Path | None) -> Path:
     """Where to write. Raises InputError if nothing can be written there, or a record of a run is there."""
-    file = run.path / f"{run.path.resolve().name}{kind.suffix}" if out is None else Path(out)
+    file = run.path / f"{run.path.resolve().name}{kind.name}{kind.suffix}" if out is None else Path(out)
     if file.suffix != kind.suffix:
         raise InputError(f"--out: {file} does not end in {kind.suffix}, as files of this format do.")
     if file.is_dir() or not file.parent.is_dir():

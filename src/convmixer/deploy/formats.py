@@ -16,6 +16,7 @@ from convmixer.deploy.source import Source
 from convmixer.errors import InputError
 from convmixer.inference.model_file import INPUT, KEY, LOGITS, PROBABILITIES, ModelInfo, required
 from convmixer.inference.program_predictor import EXTRA
+from convmixer.models.weights import to_papers_layout
 
 OPSET = 20
 """Of ONNX operators: the first one with Gelu, which the paper's networks consist of."""
@@ -31,6 +32,8 @@ class Format:
     """Writes a model to a file of this suffix."""
     beside: tuple[str, ...] = ()
     """Suffixes of further files that belong to it."""
+    name: str = ""
+    """What stands between a run's name and the suffix where no file is named."""
 
 
 def _torch_export(source: Source, path: Path) -> None:
@@ -40,10 +43,19 @@ def _torch_export(source: Source, path: Path) -> None:
 
 def _safetensors(source: Source, path: Path) -> None:
     """The weights alone, in timm's layout, with the description of network and images as metadata."""
+    _write_weights(source.answers.deployed.model.state_dict(), source, path)
+
+
+def _paper(source: Source, path: Path) -> None:
+    """The same in the layout of the paper's ``nn.Sequential``."""
+    _write_weights(to_papers_layout(source.answers.deployed.model.state_dict()), source, path)
+
+
+def _write_weights(state: dict[str, torch.Tensor], source: Source, path: Path) -> None:
     from safetensors.torch import save
 
-    state = {name: tensor.contiguous() for name, tensor in source.answers.deployed.model.state_dict().items()}
-    path.write_bytes(save(state, {KEY: source.info.to_json()}))
+    weights = {name: tensor.contiguous() for name, tensor in state.items()}
+    path.write_bytes(save(weights, {"format": "pt", KEY: source.info.to_json()}))
 
 
 def _onnx(source: Source, path: Path) -> None:
@@ -62,6 +74,7 @@ FORMATS: dict[str, Format] = {
     "openvino": Format(".xml", _openvino, (".bin",)),
     "torch-export": Format(".pt2", _torch_export),
     "safetensors": Format(".safetensors", _safetensors),
+    "paper": Format(".safetensors", _paper, name=".paper"),
 }
 
 

@@ -215,7 +215,7 @@ def _check_path(path: str) -> None:
     if Path(path).is_dir():
         RunDir.existing(path)
     elif not is_model_file(path):
-        known = ", ".join(kind.suffix for kind in FORMATS.values() if kind.suffix != ".pt2")
+        known = ", ".join(dict.fromkeys(kind.suffix for kind in FORMATS.values() if kind.suffix != ".pt2"))
         raise InputError(f"{path}: is neither a run directory nor a model file ({known}); convmixer export writes one.")
 
 

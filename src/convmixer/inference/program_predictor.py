@@ -16,8 +16,7 @@ from convmixer.data.batches import Normalize
 from convmixer.errors import InputError
 from convmixer.inference.deployed import Answers, Deployed
 from convmixer.inference.model_file import KEY, ModelFile, ModelInfo
-from convmixer.models import build_model
-from convmixer.models.weights import describe_mismatch, load_weights, read_state_dict
+from convmixer.models import build_model, load_weights, require_fit
 
 EXTRA = f"{KEY}.json"
 """Name of the description within a .pt2 file."""
@@ -70,7 +69,7 @@ class WeightsPredictor(ProgramPredictor):
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: cannot be read as weights ({error}); is the file whole?") from None
         info = ModelInfo.from_json(text, str(path))
-        _check_sizes(info, path)
+        require_fit(path, info.architecture, len(info.classes), info.channels)
         answers = answers_of(info)
         load_weights(answers.deployed.model, path)
         return cls(str(path), info, answers)
@@ -92,20 +91,6 @@ def answers_of(info: ModelInfo) -> Answers:
     )
     answers = Answers(Deployed(model, Normalize(data, torch.device("cpu"))))
     return answers.eval()
-
-
-def _check_sizes(info: ModelInfo, path: Path) -> None:
-    """Raises InputError if the weights do not fit the description, before any memory is taken for what that says."""
-    state, problem = read_state_dict(path), f"{info.architecture.depth} blocks are described"
-    if info.architecture.depth <= len(state):
-        try:
-            with torch.device("meta"):
-                network = build_model(info.architecture, len(info.classes), info.channels, "plain")
-            problem = describe_mismatch(network.state_dict(), state)
-        except RuntimeError as error:  # sizes that cannot be counted
-            problem = str(error).splitlines()[0]
-    if problem:
-        raise InputError(f"{path}: the weights do not fit the file's own description: {problem}.")
 
 
 def _use(threads: int | None) -> None:

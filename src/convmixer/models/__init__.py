@@ -10,6 +10,7 @@ from convmixer.models.factory import (
     create_model,
     describe_models,
     list_models,
+    require_fit,
 )
 from convmixer.models.variants import ConvMixerBN, ConvMixerLC, ConvMixerRH
 from convmixer.models.weights import load_weights
@@ -27,5 +28,6 @@ __all__ = [
     "describe_models",
     "list_models",
     "load_weights",
+    "require_fit",
     "set_default_engine",
 ]

@@ -9,6 +9,7 @@ Shapes: N images, C channels, H × W pixels; p = patch size, h = hidden dimensio
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
@@ -228,6 +229,10 @@ class ConvMixer(nn.Module):
         """``default_cfg``, by timm's newer name."""
         return self.default_cfg
 
+    @pretrained_cfg.setter
+    def pretrained_cfg(self, values: dict[str, Any]) -> None:
+        self.default_cfg = values
+
     @property
     def feature_info(self) -> list[dict[str, Any]]:
         """For each block, as in timm: its channels, how much smaller than the image its maps are, and its name."""
@@ -300,3 +305,22 @@ class ConvMixer(nn.Module):
         """Images (N, C, H, W) → logits (N, n_classes)."""
         logits: torch.Tensor = self.head(self.head_drop(self._executor.pooled(self, x)))
         return logits
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes a folder as Hugging Face and timm have it; see :func:`convmixer.models.pretrained.save_pretrained`."""
+        from convmixer.models.pretrained import save_pretrained
+
+        save_pretrained(self, folder)
+
+    @staticmethod
+    def from_pretrained(source: str | Path, *, revision: str | None = None, engine: Engine = "auto") -> ConvMixer:
+        """The model in such a folder, or on the hub; see :func:`convmixer.models.pretrained.from_pretrained`."""
+        from convmixer.models.pretrained import from_pretrained
+
+        return from_pretrained(source, revision=revision, engine=engine)
+
+    def push_to_hub(self, repository: str, *, private: bool = False) -> str:
+        """Uploads such a folder; see :func:`convmixer.models.pretrained.push_to_hub`."""
+        from convmixer.models.pretrained import push_to_hub
+
+        return push_to_hub(self, repository, private=private)

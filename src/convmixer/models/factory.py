@@ -12,7 +12,7 @@ import torch
 from convmixer.config import Engine, ModelConfig, PerBlock
 from convmixer.errors import InputError, nearest
 from convmixer.models.convmixer import ConvMixer
-from convmixer.models.weights import load_weights
+from convmixer.models.weights import describe_mismatch, load_weights, read_state_dict, to_own_layout
 from convmixer.presets import MODELS, model_preset
 
 TIMM_NAMES = {
@@ -128,6 +128,22 @@ def create_model(
 def build_model(config: ModelConfig, n_classes: int, in_channels: int, engine: Engine = "auto") -> ConvMixer:
     """The network that ``config`` describes, with fresh weights from PyTorch's global random generator."""
     return ConvMixer(**dataclasses.asdict(config), n_classes=n_classes, in_channels=in_channels, engine=engine)
+
+
+def require_fit(path: Path, config: ModelConfig, n_classes: int, in_channels: int) -> None:
+    """Raises InputError if weights do not fit the network described beside them, before any memory is taken for it."""
+    state, problem = to_own_layout(read_state_dict(path)), f"{config.depth} blocks are described"
+    if config.depth <= len(state):
+        try:
+            with torch.device("meta"):
+                network = build_model(config, n_classes, in_channels, "plain")
+            own = network.state_dict()
+            counted = {name: value for name, value in own.items() if name.endswith(".num_batches_tracked")}
+            problem = describe_mismatch(own, counted | state)
+        except RuntimeError as error:  # sizes that cannot be counted
+            problem = str(error).splitlines()[0]
+    if problem:
+        raise InputError(f"{path}: the weights do not fit the file's own description: {problem}.")
 
 
 def count_parameters(model: torch.nn.Module) -> int:

@@ -21,6 +21,13 @@ _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
 _NOT_WEIGHTS = re.compile(r"optim|sched|scaler|loss|rng", re.IGNORECASE)  # what else a checkpoint holds tensors in
 _DEPTH = 4  # of dictionaries in which a state_dict is looked for
 
+_NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
+_PAPERS = re.compile(
+    rf"stem\.(0\.(weight|bias)|2\.{_NORM})|head\.(weight|bias)"
+    rf"|blocks\.\d+\.(0\.fn\.(0\.(weight|bias)|2\.{_NORM})|1\.(weight|bias)|3\.{_NORM})"
+)
+"""Our names of what the paper's network has."""
+
 # What checkpoints hold beside tensors. None of these classes is used: a stand-in takes the place of each.
 _HARMLESS = re.compile(
     r"argparse\.Namespace|types\.SimpleNamespace|pathlib\.\w+|datetime\.\w+|omegaconf\.[\w.]+|easydict\.EasyDict"
@@ -177,6 +184,31 @@ def to_own_layout(state: dict[str, Tensor]) -> dict[str, Tensor]:
         return f"head.{rest}" if position == classifier else f"blocks.{position - 3}.{rest}"
 
     return {renamed(key): value for key, value in state.items()}
+
+
+def to_papers_layout(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Renames our keys to those of the paper's ``nn.Sequential``: the inverse of :func:`to_own_layout`.
+
+    Raises:
+        InputError: parts that the paper's network does not have, such as another head or branch.
+    """
+    blocks = [int(match[1]) for key in state if (match := re.match(r"blocks\.(\d+)\.", key))]
+    classifier = max(blocks, default=-1) + 6  # after the last block pooling and flattening
+    renamed = {}
+    for key, value in state.items():
+        part, _, rest = key.partition(".")
+        if part == "blocks":
+            number, _, rest = rest.partition(".")
+            name = f"{int(number) + 3}.{rest}"
+        else:
+            name = rest if part == "stem" else f"{classifier}.{rest}"
+        if not _PAPERS.fullmatch(key):
+            raise InputError(
+                f"{_shown(key)} has no place in the paper's layout, which is that of a linear head and depthwise "
+                "branches; write the weights in timm's."
+            )
+        renamed[name] = value
+    return renamed
 
 
 def describe_mismatch(expected: dict[str, Tensor], given: dict[str, Tensor], most: int = 4) -> str:

@@ -24,6 +24,7 @@ from convmixer.records import build, parse_json
 from convmixer.report.files import FILES, files_of
 from convmixer.report.records import ComparisonRow, ExperimentRecord, FilesRecord, RunRow, SearchRecord
 from convmixer.runs import EpochRecord, Outcome, RunDir, TrialRecord
+from convmixer.utils.formatting import shown_command
 from convmixer.utils.metrics import Evaluation
 
 T = TypeVar("T")
@@ -82,14 +83,6 @@ def collect(folder: str | Path) -> Study:
         runs[path] = replace(run, row=row)
     problems += [f"{path}: {run.row.message}" for path, run in runs.items() if run.row.status == "unreadable"]
     return Study(root, runs, tuple(experiments), tuple(searches), tuple(problems), tuple(files))
-
-
-def shown_command(words: Sequence[str] | None) -> str | None:
-    """A recorded command as one would type it: the program by its name, whatever folder it lay in."""
-    if not words:
-        return None
-    program = "convmixer" if Path(words[0]).name == "__main__.py" else Path(words[0]).name
-    return shlex.join([program, *map(str, words[1:])])
 
 
 def _walk(root: Path) -> tuple[list[str], list[str], list[str], list[str]]:

@@ -14,9 +14,9 @@ from convmixer.report.figures import FeaturedRun, ReportFigure
 from convmixer.report.files import files_table
 from convmixer.report.records import StudyRecord
 from convmixer.report.tables import Cell, Table
-from convmixer.runtime.terminal import printable
 from convmixer.utils import visualization as colours
 from convmixer.utils.formatting import NOTHING
+from convmixer.utils.markdown import code, escaped
 from convmixer.utils.visualization import figure_svg
 
 # Colours of the figures that the page sets by its scheme; heat maps keep theirs, with the texts on them.
@@ -101,7 +101,7 @@ def markdown(record: StudyRecord, figures: Sequence[ReportFigure], featured: Fea
         parts += [drawn(files.name)]
     if featured is not None:
         if record.single is None:
-            parts += ["## A closer look", f"{escaped(featured.label)}: {_code(featured.run.row.path)}"]
+            parts += ["## A closer look", f"{escaped(featured.label)}: {code(featured.run.row.path)}"]
         parts.append(drawn("featured"))
         if featured.run.evaluation is not None:
             parts += ["### Classes", markdown_table(tables.classes(featured.run.evaluation))]
@@ -114,20 +114,6 @@ def markdown(record: StudyRecord, figures: Sequence[ReportFigure], featured: Fea
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def escaped(text: str) -> str:
-    """Text that Markdown shows as it is, in a paragraph as in a table's cell."""
-    for mark in "\\`*_{}[]<>|$&~":
-        text = text.replace(mark, f"\\{mark}")
-    return " ".join(printable(text).split())
-
-
-def _code(text: str) -> str:
-    """Text in a span of code, between more backticks than it has in a row."""
-    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
-    space = " " if len(fence) > 1 else ""
-    return f"{fence}{space}{' '.join(printable(text).split())}{space}{fence}"
-
-
 def markdown_table(table: Table) -> str:
     """A table of pipes; notes follow in brackets."""
     lines = [map(escaped, table.headers), ("---",) * len(table.headers), *(map(_cell, row) for row in table.rows)]
@@ -135,12 +121,12 @@ def markdown_table(table: Table) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    text = _code(cell.text).replace("|", "\\|") if cell.code and cell.text != NOTHING else escaped(cell.text)
+    text = code(cell.text).replace("|", "\\|") if cell.code and cell.text != NOTHING else escaped(cell.text)
     return f"{text} ({escaped(cell.note)})" if cell.note else text
 
 
 def _origin(dataset: str | None, how: str | None, command: str | None) -> str:
     words = ", ".join(escaped(word) for word in (dataset, how) if word)
     return " ".join(
-        part for part in (words + ":" if words and command else words, _code(command) if command else "") if part
+        part for part in (words + ":" if words and command else words, code(command) if command else "") if part
     )

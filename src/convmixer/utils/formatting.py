@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # numpy, which the command line does without until it computes
@@ -89,3 +91,11 @@ def settings(values: Mapping[str, Any]) -> str:
 def plural(n: int, noun: str) -> str:
     """``1 seed``, ``5 seeds``."""
     return f"{n} {noun}{'s' if n != 1 else ''}"
+
+
+def shown_command(words: Sequence[str] | None) -> str | None:
+    """A recorded command as one would type it: the program by its name, whatever folder it lay in."""
+    if not words:
+        return None
+    program = "convmixer" if Path(words[0]).name == "__main__.py" else Path(words[0]).name
+    return shlex.join([program, *map(str, words[1:])])
