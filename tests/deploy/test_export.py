@@ -329,7 +329,8 @@ def test_an_exported_run_predicts_without_torch(
         assert (found["accuracy"], found["images"], found["another_data_set"]) == (expected["accuracy"], 359, False)
         assert found["loss"] == pytest.approx(expected["loss"], abs=1e-5)
         assert found["runtime"].startswith("ONNX Runtime")
-    (shown,) = re.findall(r"```python\n(.*?)```", (repository / "docs" / "deployment.md").read_text(), flags=re.DOTALL)
+    text = (repository / "docs" / "deployment.md").read_text()
+    (shown,) = re.findall(r"<!-- run: model.onnx, image.png -->\n```python\n(.*?)```", text, flags=re.DOTALL)
     Image.fromarray(test.images[0, 0].numpy()).save(tmp_path / "image.png")
     done = subprocess.run([sys.executable, "-c", shown], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
