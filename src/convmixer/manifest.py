@@ -290,15 +290,26 @@ def read_record(path: Path) -> bytes | None:
 
 
 def is_run(folder: Path, names: Iterable[str]) -> bool:
-    """Whether a directory, with files of these names, is a run's: also one that has lost its ``config.json``.
-
-    Models in the layout of Hugging Face's hub have a ``config.json``, too; they are no runs.
-    """
+    """Whether a directory, with files of these names, is a run's: also one that has lost its ``config.json``."""
     names = set(names)
-    if _OF_RUNS & names == {"config.json"} and not names & {NAME, "dataset.json"}:
-        with suppress(InputError):
-            return b'"pretrained_cfg"' not in (_read(folder / "config.json") or b"")
+    if is_pretrained(folder, names):
+        return False
     return bool(_OF_RUNS & names) or names_record(folder, names, "config.json")
+
+
+def is_pretrained(folder: Path, names: Iterable[str] = ()) -> bool:
+    """Whether a directory holds a model in the layout of Hugging Face's hub, which has a ``config.json`` as runs do.
+
+    Args:
+        folder: the directory.
+        names: of the files in it, if they are known.
+    """
+    names = set(names) or ({path.name for path in folder.iterdir()} if folder.is_dir() else set())
+    if _OF_RUNS & names != {"config.json"} or names & {NAME, "dataset.json"}:
+        return False
+    with suppress(InputError):
+        return b'"pretrained_cfg"' in (_read(folder / "config.json") or b"")
+    return False
 
 
 def names_record(folder: Path, names: Iterable[str], record: str) -> bool:

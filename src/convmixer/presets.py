@@ -8,8 +8,8 @@ from typing import Any
 
 from convmixer.config import AugmentConfig, DataConfig, ModelConfig, RunConfig, TrainConfig
 from convmixer.errors import InputError, nearest
-from convmixer.manifest import read_record
-from convmixer.records import read_json
+from convmixer.manifest import is_pretrained, read_record
+from convmixer.records import build, read_json
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,50 @@ MODELS: dict[str, ModelPreset] = {
     ),
     "convmixer_1024_20_ks9_p14": _imagenet("photographs; large patches: fastest", dim=1024, depth=20, patch_size=14),
 }
+
+
+OF_TIMM = tuple(name for name, preset in MODELS.items() if preset.image_size == 224)
+"""The architectures that timm has, by its names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Own:
+    architecture: ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Images:
+    input_size: tuple[int, int, int] | None = None
+    """(C, H, W)."""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubConfig:
+    """What is read of the ``config.json`` of a model in the layout of Hugging Face's hub, ours or timm's."""
+
+    architecture: str
+    num_classes: int
+    pretrained_cfg: _Images
+    label_names: tuple[str, ...] = ()
+    convmixer: _Own | None = None
+    where: str = "config.json"
+
+    @classmethod
+    def read(cls, file: Path) -> HubConfig:
+        """The file's content. Raises InputError if it is another one."""
+        values = read_json(file)
+        return build(cls, values | {"where": str(file)} if isinstance(values, dict) else values, str(file), others=True)
+
+    @property
+    def network(self) -> ModelConfig:
+        """The architecture. Raises InputError if it is no ConvMixer."""
+        if self.convmixer is not None:
+            return self.convmixer.architecture
+        if self.architecture not in OF_TIMM:
+            raise InputError(f"{self.where}: {self.architecture!r} is no ConvMixer; give a model that is one.")
+        return MODELS[self.architecture].architecture
 
 
 @dataclass(frozen=True)
@@ -182,6 +226,10 @@ def _trained_with(source: str) -> tuple[str, ModelConfig, DataConfig]:
     file = Path(source) / "config.json"
     if not file.is_file():
         return _preset("convmixer")
+    if is_pretrained(file.parent):
+        described = HubConfig.read(file)
+        size = described.pretrained_cfg.input_size
+        return "convmixer", described.network, DataConfig(image_size=size[-1] if size else None)
     read_record(file), read_record(file.with_name("dataset.json"))  # as they were written, or refused
     config = RunConfig.from_dict(read_json(file), where=str(file))
     description = read_json(file.with_name("dataset.json"))

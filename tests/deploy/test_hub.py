@@ -21,7 +21,10 @@ from convmixer.deploy.source import Source
 from convmixer.inference.model_file import open_model_file
 from convmixer.inference.program_predictor import answers_of
 from convmixer.models import ConvMixer
+from convmixer.presets import run_config
 from convmixer.runs import RunDir
+from convmixer.runs.listing import find_runs
+from convmixer.runs.verify import verify
 from convmixer.training import train
 from convmixer.utils.formatting import accuracy
 from tests.helpers.cli import Run
@@ -77,6 +80,30 @@ def test_the_card_says_what_the_records_say(run: Path, tmp_path: Path) -> None:
         "arXiv:2201.09792",
     ):
         assert said in body
+
+
+def test_a_run_starts_from_a_folder_and_takes_it_for_no_run(run: Path, tmp_path: Path, digits: Dataset) -> None:
+    study = tmp_path / "study"
+    study.mkdir()
+    folder = save_pretrained(run, study / "folder").folder
+    config = run_config(init_from=str(folder), dataset="digits", epochs=1, batch_size=400, device="cpu")
+    assert config.architecture == RunDir(run).config().architecture
+    summary = train(config, study / "tuned", dataset=digits, artifacts=False)
+    assert summary.initial_weights is not None
+    assert "all weights" in summary.initial_weights  # the classes are the same
+    assert [path.name for path in find_runs(study)] == ["tuned"]
+    assert [found.folder.name for found in verify(study)] == ["tuned"]
+
+
+def test_a_card_stays_as_its_owner_completed_it_while_the_weights_do(run: Path, tmp_path: Path) -> None:
+    card = save_pretrained(run, tmp_path / "folder").folder / "README.md"
+    made = card.read_text()
+    card.write_text(made.replace("Not chosen.", "MIT."))
+    save_pretrained(run, tmp_path / "folder")
+    assert "## Licence\n\nMIT." in card.read_text()
+    card.write_text("about another model")
+    save_pretrained(run, tmp_path / "folder")
+    assert card.read_text() == made
 
 
 def test_a_folder_that_answers_differently_is_not_kept(

@@ -143,14 +143,15 @@ def test_what_is_no_such_folder_is_said(tmp_path: Path, monkeypatch: pytest.Monk
         (config | {"num_classes": 10**12}, "do not fit the file's own description"),
         (config | {"num_classes": "ten"}, "num_classes: expected int"),
         (config | {"convmixer": {"architecture": {"dim": 0}}}, "dim"),
-        ([], "expected an object"),
+        ([], "holds no model"),
+        (["pretrained_cfg"], "expected an object"),
     ):
         file.write_text(json.dumps(changed))
         with pytest.raises(InputError, match=said) as caught:
             from_pretrained(tmp_path / "folder")
         assert "\n" not in str(caught.value)
     file.unlink()
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="holds no model"):
         from_pretrained(tmp_path / "folder")
     with pytest.raises(InputError, match="neither a folder nor OWNER/REPOSITORY"):
         from_pretrained("nothing")

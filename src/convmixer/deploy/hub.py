@@ -14,8 +14,8 @@ from convmixer.deploy.formats import FORMATS
 from convmixer.deploy.model_card import model_card
 from convmixer.deploy.source import Source
 from convmixer.errors import InputError
-from convmixer.files import sync
-from convmixer.inference.model_file import open_model_file
+from convmixer.files import read_bytes, sync
+from convmixer.inference.model_file import ModelInfo, open_model_file
 from convmixer.models import ConvMixer
 from convmixer.models.pretrained import CARD, CONFIG, WEIGHTS, check_folder, hub_config, push_folder
 from convmixer.runs import RunDir
@@ -47,6 +47,8 @@ def save_pretrained(
     progress: Callable[[int], None] = lambda done: None,
 ) -> Saved:
     """Writes config.json, model.safetensors and README.md, the model card, for a finished run.
+
+    A card that is there already and names these very weights stays as its owner has completed it.
 
     Args:
         path: the run directory.
@@ -80,7 +82,8 @@ def save_pretrained(
         found = compare(source.predictor(), opened, images, exact=source.exact_logits, progress=progress)
         require_equal(found, opened)
         (written / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (written / CARD).write_text(model_card(run, info, config["architecture"]), encoding="utf-8")
+        card = _kept_card(place / CARD, info) or model_card(run, info, config["architecture"])
+        (written / CARD).write_text(card, encoding="utf-8")
         size = (written / WEIGHTS).stat().st_size
         place.mkdir(exist_ok=True)
         for name in (WEIGHTS, CARD, CONFIG):
@@ -88,6 +91,12 @@ def save_pretrained(
             (written / name).replace(place / name)
         sync(place)
     return Saved(place, config["architecture"], size, found)
+
+
+def _kept_card(file: Path, info: ModelInfo) -> str:
+    """The card that is there, if it is about the same weights; else ''."""
+    text = read_bytes(file).decode("utf-8", errors="replace") if file.exists() else ""
+    return text if info.origin.weights_sha256 in text else ""
 
 
 def push_to_hub(path: str | Path, repository: str, *, private: bool = False) -> str:

@@ -8,49 +8,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from convmixer.config import Engine, ModelConfig
 from convmixer.errors import InputError
 from convmixer.files import write_atomic
+from convmixer.manifest import is_pretrained
 from convmixer.models.convmixer import ConvMixer
 from convmixer.models.factory import build_model, require_fit
 from convmixer.models.weights import load_weights
-from convmixer.presets import MODELS
-from convmixer.records import build, read_json
+from convmixer.presets import MODELS, OF_TIMM, HubConfig
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 KEY = "convmixer"
 """Of our own description in config.json."""
 GENERIC = "convmixer_lab"
 """What the architecture is called in config.json where timm has none like it; see :mod:`~.timm_models`."""
-OF_TIMM = tuple(name for name, preset in MODELS.items() if preset.image_size == 224)
-"""The architectures that timm has, by its names."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Own:
-    architecture: ModelConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Pretrained:
-    input_size: tuple[int, ...] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Config:
-    """What is read of config.json."""
-
-    architecture: str
-    num_classes: int
-    pretrained_cfg: _Pretrained
-    label_names: tuple[str, ...] = ()
-    convmixer: _Own | None = None
 
 
 def hub_config(
@@ -113,7 +88,7 @@ def check_folder(folder: Path) -> None:
     there = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     if others := sorted(set(there) - {CONFIG, WEIGHTS, CARD}):
         raise InputError(f"{folder}: holds other things ({others[0]}); name a new folder, or one that is empty.")
-    if CONFIG in there and "pretrained_cfg" not in _values(folder / CONFIG):
+    if CONFIG in there and not is_pretrained(folder):
         raise InputError(f"{folder}: has a config.json of something else; name a new folder, or one that is empty.")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; name a new folder, or one that is empty.")
@@ -135,17 +110,11 @@ def from_pretrained(source: str | Path, *, revision: str | None = None, engine: 
     local = place.is_dir()
     if not local and str(source).count("/") != 1:
         raise InputError(f"{source}: is neither a folder nor OWNER/REPOSITORY on the hub; correct it.")
+    if local and not is_pretrained(place):
+        raise InputError(f"{source}: holds no model; give a folder that convmixer export --format hub wrote.")
     found = [place / name if local else download(str(source), name, revision) for name in (CONFIG, WEIGHTS)]
-    values = _values(found[0])
-    where = f"{source}, {CONFIG}"
-    config = build(_Config, values, where, others=True)
-    cfg = config.pretrained_cfg
-    if config.convmixer is not None:
-        architecture = config.convmixer.architecture
-    elif config.architecture in OF_TIMM:
-        architecture = MODELS[config.architecture].architecture
-    else:
-        raise InputError(f"{where}: {config.architecture!r} is no ConvMixer; give a model that is one.")
+    config = HubConfig.read(found[0])
+    cfg, architecture = config.pretrained_cfg, config.network
     channels = cfg.input_size[0] if cfg.input_size else 3
     require_fit(found[1], architecture, config.num_classes, channels)
     model = build_model(architecture, config.num_classes, channels, engine)
@@ -207,12 +176,6 @@ def download(repository: str, file: str, revision: str | None = None) -> Path:
 
 
 _INSTALL = "pip install 'convmixer-lab[hub]'"
-
-
-def _values(path: Path) -> Any:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give a folder that convmixer export --format hub wrote.")
-    return read_json(path)
 
 
 def _name_in_timm(config: ModelConfig) -> str | None:

@@ -10,8 +10,8 @@ from typing import Any
 from convmixer.errors import InputError
 from convmixer.models.convmixer import ConvMixer
 from convmixer.models.factory import create_model
-from convmixer.models.pretrained import GENERIC, OF_TIMM
-from convmixer.presets import MODELS, ModelPreset
+from convmixer.models.pretrained import GENERIC
+from convmixer.presets import MODELS, OF_TIMM, ModelPreset
 
 __all__ = ["register_with_timm"]
 

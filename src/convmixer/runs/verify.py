@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from convmixer.errors import InputError
-from convmixer.manifest import Manifest, Verification, holds_records
+from convmixer.manifest import Manifest, Verification, holds_records, is_pretrained
 from convmixer.runs.checkpoint import DamagedCheckpointError, another_run, check_whole, read_state
 from convmixer.runs.paths import CURRENT, PREVIOUS
 from convmixer.runs.run_dir import RunDir
@@ -45,7 +45,7 @@ def verify(root: Path, *, accept: bool = False) -> list[Verification]:
 def _folders(root: Path) -> Iterator[Path]:
     for folder, below, files in os.walk(root):
         below[:] = sorted(name for name in below if not name.startswith("."))
-        if holds_records(Path(folder), files):
+        if holds_records(Path(folder), files) and not is_pretrained(Path(folder), files):
             yield Path(folder)
 
 

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from convmixer.data import DatasetInfo
 from convmixer.errors import InputError
+from convmixer.manifest import is_pretrained
 from convmixer.models import ConvMixer
 from convmixer.models.transfer import transfer_weights
 from convmixer.models.weights import read_state_dict, to_own_layout
+from convmixer.presets import HubConfig
 from convmixer.runs import InitialWeights, RunDir
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -24,7 +26,8 @@ def initialize(model: ConvMixer, source: str, info: DatasetInfo) -> InitialWeigh
 
     Args:
         model: with fresh weights, which what cannot be taken over keeps.
-        source: a run directory, a file, timm:NAME or hub:OWNER/REPOSITORY.
+        source: a run directory, a folder in the layout of Hugging Face's hub, a file, timm:NAME or
+            hub:OWNER/REPOSITORY.
         info: the data; the head of a run with the same classes is taken over.
 
     Raises:
@@ -34,6 +37,9 @@ def initialize(model: ConvMixer, source: str, info: DatasetInfo) -> InitialWeigh
     identity = classes = None
     if kind in _REMOTE and name:
         state = _REMOTE[kind](name)
+    elif is_pretrained(Path(source)):
+        classes = HubConfig.read(Path(source) / "config.json").label_names or None
+        state = read_state_dict(Path(source) / _HUB_FILES[0])
     elif Path(source).is_dir():
         run = RunDir.existing(source)
         identity, classes = run.config().identity_hash(), run.dataset().classes
