@@ -190,3 +190,12 @@ def test_a_run_is_a_predictor(run: Path, digits: Dataset) -> None:
     logits = predictor.logits(images[:5])
     assert logits.dtype == np.float32
     assert logits.shape == (5, 10)
+
+
+def test_a_model_in_training_answers_as_in_evaluation(run: Path, digits: Dataset) -> None:
+    images = digits.splits["test"].images[:20].numpy()
+    predictor = convmixer.load(run, device="cpu", engine="plain")
+    expected = predictor.logits(images)
+    predictor.deployed.model.train()
+    assert np.array_equal(predictor.logits(images), expected)
+    assert not any(module.training for module in predictor.deployed.modules())
