@@ -17,7 +17,7 @@ from convmixer.report import write_report
 from convmixer.report.collect import collect
 from convmixer.report.compare import summarize
 from convmixer.report.figures import draw_figures, trade_off_points
-from convmixer.report.files import files_of, files_table
+from convmixer.report.files import files_conditions, files_of, files_table
 from convmixer.report.records import StudyRecord
 from tests.helpers.cli import Run
 
@@ -87,7 +87,7 @@ def test_rows_and_the_pareto_front() -> None:
     assert (cells[1]["Size"], cells[1]["Latency"], cells[1]["Memory"]) == ("1.00 MB", "4 ms", "–")
     assert cells[1]["Runtime"] == "ONNX Runtime 1.32, int8"
     assert table.rows[1][4].note == "× 0.40"
-    assert "digits, 400 test images" in table.caption
+    assert files_conditions(record).startswith("digits, 400 test images. Latency: one image, one thread; throughput")
     assert [(p.seconds, p.on_front) for p in trade_off_points(record)] == [(0.01, True), (0.004, True), (0.005, False)]
 
 
@@ -105,6 +105,7 @@ def test_a_folder_of_nothing_else_is_reported(tmp_path: Path) -> None:
     page = (tmp_path / "study" / "report" / "report.html").read_text()
     assert "small &lt;b&gt;|int8|.onnx" in page
     assert "McNemar" in page
+    assert "All runs" not in page
     text = (tmp_path / "study" / "report" / "report.md").read_text()
     assert "## Models side by side" in text
     assert "figures/bench_files_latency.png" in text

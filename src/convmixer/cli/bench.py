@@ -13,6 +13,7 @@ from convmixer.bench.settings import BenchConfig
 from convmixer.cli.output import ERRORS, check_figure_file, print_json, print_table
 from convmixer.errors import InputError
 from convmixer.files import write_atomic
+from convmixer.runtime.terminal import Terminal
 
 _OF_ENGINES = ("models", "what", "image_size", "settings", "time_limit")
 
@@ -94,7 +95,7 @@ class Bench:
     def _files(self) -> int:
         from convmixer.deploy.measure import measure_files
         from convmixer.report.figures import trade_off_points
-        from convmixer.report.files import COLUMNS, files_of, files_table
+        from convmixer.report.files import COLUMNS, files_conditions, files_of, files_table
         from convmixer.utils.study_figures import accuracy_against_time
         from convmixer.utils.visualization import save_figure
 
@@ -119,7 +120,8 @@ class Bench:
         else:
             table = files_table(shown)
             rows = [[" ".join(filter(None, (cell.text, cell.note))) for cell in row] for row in table.rows]
-            print_table(table.headers, rows, title=table.caption, optional=COLUMNS)
+            print_table(table.headers, rows, optional=COLUMNS)
+            Terminal().print(files_conditions(shown))
         if self.out is not None:
             write_atomic(self.out, json.dumps(records, indent=1) + "\n")
         if self.plot is not None:

@@ -39,16 +39,22 @@ def files_of(folder: str, values: Any, where: str) -> FilesRecord:
     return FilesRecord(name=(Path(folder) / Path(FILES).stem).as_posix(), title=title, rows=rows)
 
 
+def files_conditions(record: FilesRecord) -> str:
+    """On what they were measured, and what the marks in the table mean."""
+    first = record.rows[0]
+    return (
+        f"{first.data}, {count(first.images)} test images. Latency: one image, one thread; throughput: batches of "
+        f"{first.batch_size}, {first.threads} threads; {first.device_name}. × is the ratio to {first.file}, * the "
+        "Pareto front of accuracy and latency."
+    )
+
+
 def files_table(record: FilesRecord) -> Table:
     """What each is worth and costs."""
     first = record.rows[0]
-    caption = (
-        f"{first.data}, {count(first.images)} test images; latency: one image, one thread; images in a second: batches "
-        f"of {first.batch_size}, {first.threads} threads; {first.device_name}; × of {first.file}; * on the Pareto front"
-    )
     headers = ("Model", "Accuracy", "Against the first", "Size", "Latency", "p99", "Images in a second", "Memory",
                "Runtime", "Parameters", "Multiply-adds")  # fmt: skip
-    return Table(caption, headers, tuple(_row(row, first) for row in record.rows), details=COLUMNS)
+    return Table(record.title, headers, tuple(_row(row, first) for row in record.rows), details=COLUMNS)
 
 
 def _row(row: FileRow, first: FileRow) -> tuple[Cell, ...]:

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from convmixer.report import insight, tables
+from convmixer.report import files, insight, tables
 from convmixer.report.figures import FeaturedRun, ReportFigure
-from convmixer.report.files import files_table
 from convmixer.report.records import StudyRecord
 from convmixer.report.tables import Cell, Table
 from convmixer.utils import visualization as colours
@@ -39,7 +38,7 @@ def page(record: StudyRecord, figures: Sequence[ReportFigure], featured: Feature
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"tables": tables, "insight": insight, "inlined": inlined, "files_table": files_table}
+    environment.globals |= {"tables": tables, "insight": insight, "inlined": inlined, "files": files}
     sections: dict[str, list[ReportFigure]] = {}
     for figure in figures:
         sections.setdefault(figure.section, []).append(figure)
@@ -96,9 +95,9 @@ def markdown(record: StudyRecord, figures: Sequence[ReportFigure], featured: Fea
             winner = search.winner
             parts.append(markdown_table(tables.summary([(winner, insight.of_row(winner, None))], "Winner")))
         parts += [markdown_table(tables.trials(search)), drawn(search.name)]
-    for files in record.files:
-        parts += [f"## {escaped(files.title)}", markdown_table(table := files_table(files)), escaped(table.caption)]
-        parts += [drawn(files.name)]
+    for measured in record.files:
+        parts += [f"## {escaped(measured.title)}", escaped(files.files_conditions(measured))]
+        parts += [markdown_table(files.files_table(measured)), drawn(measured.name)]
     if featured is not None:
         if record.single is None:
             parts += ["## A closer look", f"{escaped(featured.label)}: {code(featured.run.row.path)}"]
@@ -108,7 +107,7 @@ def markdown(record: StudyRecord, figures: Sequence[ReportFigure], featured: Fea
         if featured.run.config is not None:
             settings = (tables.run_settings(featured.run.config, changed=changed) for changed in (True, False))
             parts += [part for table in settings for part in (f"### {table.caption}", markdown_table(table))]
-    if record.single is None:
+    if record.single is None and record.runs:
         parts += ["## All runs", markdown_table(tables.runs(record))]
     parts += ["## How to read this", "\n".join(f"- {note}" for note in insight.notes(record))]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -149,7 +149,8 @@ def accuracy_against_time(rows: Sequence[CostPoint], *, latency: bool = False) -
         axes.margins(0.12)
         axes.set_ylim(max(axes.get_ylim()[0], 0.0), min(axes.get_ylim()[1], 1.0))
         axes.set(xlabel="milliseconds for one image" if latency else "seconds per epoch", ylabel="test accuracy")
-        if len(rows) > 1 and max(p.seconds for p in rows) > 20 * min(p.seconds for p in rows) > 0:
+        apart = 5 if latency else 20
+        if len(rows) > 1 and max(p.seconds for p in rows) > apart * min(p.seconds for p in rows) > 0:
             _logarithmic(axes)
         _percent(axes.yaxis)
         _legend_below(figure, axes)
