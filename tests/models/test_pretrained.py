@@ -253,3 +253,21 @@ def test_timm_gets_our_networks_by_name(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "timm.models", None)
     with pytest.raises(InputError, match="timm: is not installed"):
         register_with_timm()
+
+
+@pytest.mark.slow
+def test_timm_itself_loads_the_folder_and_we_load_timms(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")  # the extra "hub", with a torchvision that suits this PyTorch
+    register_with_timm()
+    small: dict[str, Any] = {"dim": 8, "depth": 2, "kernel_size": (3, 5), "in_chans": 1, "num_classes": 3}
+    for name, arguments in [("convmixer_1024_20_ks9_p14", {"num_classes": 7}), ("convmixer_rh", small)]:
+        model = create_model(name, engine="plain", **arguments).eval()
+        model.save_pretrained(tmp_path / name)
+        theirs = timm.create_model(f"local-dir:{tmp_path / name}", pretrained=True).eval()
+        assert isinstance(theirs, ConvMixer) == (name == "convmixer_rh")
+        images = torch.randn(1, arguments.get("in_chans", 3), 28, 28)
+        assert torch.equal(theirs(images), model(images))
+    theirs = timm.create_model("convmixer_1024_20_ks9_p14", num_classes=5).eval()
+    timm.models.save_for_hf(theirs, tmp_path / "theirs", safe_serialization=True)
+    images = torch.randn(1, 3, 28, 28)
+    assert torch.equal(from_pretrained(tmp_path / "theirs", engine="plain")(images), theirs(images))
