@@ -49,6 +49,13 @@ class TrainConfig(Checked):
     but the head)."""
     backbone_lr_scale: Amount = field(default=1.0, metadata=LATER)
     """Factor on the learning rate of everything but the head, for fine-tuning."""
+    teacher: str | None = field(default=None, metadata=LATER)
+    """Directory of a finished run on the same classes, whose answers to the augmented images are learned beside the
+    labels (distillation, arXiv 1503.02531)."""
+    teacher_weight: Annotated[float, Meta(ge=0, le=1)] = field(default=0.5, metadata=LATER)
+    """Share of the teacher's answers in the training loss; the labels have the rest."""
+    teacher_temperature: Annotated[float, Meta(ge=0.1, le=1000)] = field(default=4.0, metadata=LATER)
+    """What the logits of both networks are divided by before their probabilities are compared."""
     optimizer: Optimizer = "adamw"
     """adamw; sgd (with Nesterov momentum); muon (orthogonal steps for the weights of pointwise and patch convolutions,
     with a learning rate of their own, and adamw for all others)."""

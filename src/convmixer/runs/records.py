@@ -103,6 +103,18 @@ class InitialWeights:
         return f"{self.source} ({run}sha256 {self.sha256[:12]}): {self.taken}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class TeacherRecord:
+    """``teacher.json``: the run whose answers a run learned beside the labels."""
+
+    source: str
+    """As ``teacher`` was given."""
+    sha256: str
+    """Of the weights: names, types, shapes and values."""
+    identity: str
+    """The identity hash of the teacher's run."""
+
+
 Outcome = Literal["finished", "pruned", "diverged", "failed", "running"]
 
 

@@ -4,6 +4,7 @@ config.json        everything needed to repeat the run
 dataset.json       what the data were: classes, size, normalisation, fingerprint
 environment.json   versions, device, commit
 init.json          where the weights came from, if the run started from trained ones
+teacher.json       whose answers the run learned beside the labels, if it had a teacher
 metrics.jsonl      a line for every finished epoch
 checkpoint.pt      everything needed to continue (and checkpoint.previous.pt)
 model.safetensors  the selected weights
@@ -35,7 +36,7 @@ from convmixer.manifest import MARK, Manifest
 from convmixer.manifest import NAME as MANIFEST
 from convmixer.records import build, parse_json
 from convmixer.runs.paths import CURRENT, PREVIOUS
-from convmixer.runs.records import EpochRecord, InitialWeights, Status, Summary
+from convmixer.runs.records import EpochRecord, InitialWeights, Status, Summary, TeacherRecord
 from convmixer.utils.metrics import Evaluation
 
 _ERROR = "error.txt"
@@ -102,6 +103,11 @@ class RunDir:
         """``init.json``, or None if the run started from random weights."""
         values = self._read("init.json", optional=True)
         return None if values is None else build(InitialWeights, values, str(self.path / "init.json"))
+
+    def teacher(self) -> TeacherRecord | None:
+        """``teacher.json``, or None if the run learned from labels alone."""
+        values = self._read("teacher.json", optional=True)
+        return None if values is None else build(TeacherRecord, values, str(self.path / "teacher.json"))
 
     def environment(self) -> dict[str, Any]:
         """``environment.json``; empty if there is none yet."""

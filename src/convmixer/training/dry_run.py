@@ -21,6 +21,7 @@ from convmixer.runtime.device import choose_device, dtype_name
 from convmixer.training.build import new_model
 from convmixer.training.loop import TrainingLoop
 from convmixer.training.memory import memory_for
+from convmixer.training.teacher import load_teacher
 
 _WARM_UP, _MEASURED = 2, 5  # steps
 
@@ -58,7 +59,8 @@ def dry_run(config: RunConfig, dataset: Dataset) -> DryRun:
     """
     device = choose_device(config.train.device)
     with prepared_cpu(), memory_for("the run", config, dataset.info, device):
-        loop = TrainingLoop(config, dataset, new_model(config, dataset.info, device), device)
+        teacher = load_teacher(config.train, dataset.info, device)
+        loop = TrainingLoop(config, dataset, new_model(config, dataset.info, device), device, teacher=teacher)
         step = _step_seconds(loop)
         start = time.perf_counter()
         if loop.selection:

@@ -24,6 +24,7 @@ from convmixer.training.observers import Progress, RunObserver
 from convmixer.training.schedule import learning_rate, lr_scale
 from convmixer.training.state import TrainState
 from convmixer.training.step import TrainStep
+from convmixer.training.teacher import Teacher
 
 _SYNC_SECONDS = 0.5  # how often a GPU's losses are fetched: each time the host waits for the GPU
 _SAVE_SHARE = 10  # times as long as saving takes has to pass between two checkpoints
@@ -43,6 +44,7 @@ class TrainingLoop:
         device: where everything happens.
         observer: is told what happens, and may end the run; of several ranks only the first has one that writes.
         world: the processes that train together.
+        teacher: whose answers are learned beside the labels.
 
     Raises:
         InputError: a size that does not fit the images.
@@ -56,12 +58,13 @@ class TrainingLoop:
         device: torch.device,
         observer: RunObserver | None = None,
         world: World | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         self.config, self.dataset, self.model, self.device = config, dataset, model, device
         self.observer, self.world = observer or RunObserver(), world or SingleProcess()
         self.batches = train_batches(config, dataset, device)
         self.precision = choose_precision(config.train.precision, device)
-        self.update = TrainStep(model, config.train, device, self.precision, self.world)
+        self.update = TrainStep(model, config.train, device, self.precision, self.world, teacher)
         graphed = device.type == "cuda" and config.train.cuda_graph
         self.run_update: TrainStep | GraphedStep = GraphedStep(self.update) if graphed else self.update
         engine = settled_engine(model, self.batches, config.train, self.precision, captured=graphed)

@@ -14,6 +14,7 @@ from convmixer.runtime.device import autocast
 from convmixer.runtime.world import SingleProcess, World
 from convmixer.training.ema import ModelEma
 from convmixer.training.optimizers import build_optimizer
+from convmixer.training.teacher import Teacher, distillation_loss
 
 
 class TrainStep:
@@ -28,6 +29,7 @@ class TrainStep:
         device: where the model is.
         precision: dtype of autocast; float16 scales the loss.
         world: the processes that share each batch.
+        teacher: whose answers are learned beside the targets.
     """
 
     def __init__(
@@ -37,9 +39,10 @@ class TrainStep:
         device: torch.device,
         precision: torch.dtype,
         world: World | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         self.model, self.settings, self.device, self.precision = model, settings, device, precision
-        self.world = world or SingleProcess()
+        self.world, self.teacher = world or SingleProcess(), teacher
         self.parameters = list(model.parameters())
         self.optimizer = build_optimizer(model, settings)
         self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
@@ -72,7 +75,11 @@ class TrainStep:
             share = len(part) / batch_size
             with autocast(self.device, self.precision):
                 logits = self.model(part)
-                loss = F.cross_entropy(logits, goal, label_smoothing=self.settings.label_smoothing) * share
+                loss = F.cross_entropy(logits, goal, label_smoothing=self.settings.label_smoothing)
+                if self.teacher is not None:
+                    learned = distillation_loss(logits, self.teacher(part), self.settings.teacher_temperature)
+                    loss = torch.lerp(loss.float(), learned, self.settings.teacher_weight)
+                loss = loss * share
             labels = goal if goal.dim() == 1 else goal.argmax(1)
             total += torch.stack((loss.detach().float(), (logits.argmax(1) == labels).sum().float()))
             self.scaler.scale(loss).backward()

@@ -34,6 +34,7 @@ from convmixer.training.loop import DivergedError, TrainingLoop
 from convmixer.training.memory import lack_of_memory_hint, memory_for
 from convmixer.training.observers import Observers, PrunedError, RunObserver, RunWriter, SignalWatch
 from convmixer.training.sizes import few_steps_hint, fit_batch
+from convmixer.training.teacher import check_same_teacher, load_teacher
 from convmixer.training.tracking import Tracking, require_packages
 from convmixer.version import __version__
 
@@ -95,15 +96,19 @@ def train(
         if (run.path / "config.json").exists():
             config = config.replace(dataset=run.config().data.dataset)
         with memory_for(f"{run.path}: training", config, dataset.info, device):
+            teacher = load_teacher(config.train, dataset.info, device)  # before the seed: it takes random numbers
+            if resume and run.has_checkpoint():
+                check_same_teacher(run, teacher)
             model, initial = new_model(config, dataset.info, device), None
             if config.train.init_from and not (resume and run.has_checkpoint()):
                 initial = initialize(model, config.train.init_from, dataset.info)
-            loop = TrainingLoop(config, dataset, model.freeze(config.train.freeze), device)
+            loop = TrainingLoop(config, dataset, model.freeze(config.train.freeze), device, teacher=teacher)
             if resume:
                 _restore(loop, run, console)
             run.reopen()
             files = {"config.json": config.to_dict(), "dataset.json": dataset.info.to_dict()}
             files |= {"init.json": asdict(initial)} if initial else {}
+            files |= {"teacher.json": asdict(teacher.record)} if teacher else {}
             run.write_beginning(files, describe_environment(device) | {"data": absolute_place(place)})
             if initial:
                 console.print(f"Starting from {initial}.", highlight=False, markup=False)
