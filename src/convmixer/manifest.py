@@ -25,7 +25,7 @@ MARK: dict[str, Any] = {"manifest": True}
 """What ``environment.json``, ``grid_search.json`` and records of experiments say: a manifest was written with them."""
 
 _RECORD = re.compile(
-    r"(config|dataset|environment|init|summary|trackers|grid_search|evaluation_.*)\.json|metrics\.jsonl"
+    r"(config|dataset|environment|init|teacher|summary|trackers|grid_search|evaluation_.*)\.json|metrics\.jsonl"
     r"|model\.safetensors",
     re.DOTALL,
 )
