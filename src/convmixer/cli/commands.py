@@ -79,6 +79,16 @@ COMMANDS: dict[str, Command] = {
         "When a finished run is to be used without this package: in ONNX Runtime, OpenVINO, a browser, plain PyTorch.",
         ("export my-run", "export my-run --format openvino --out model.xml", "export my-run --format hub --out folder"),
     ),
+    "compress": Command(
+        "deploy:Compress",
+        "a smaller model of a run (int8, pruning), and whether it is worth it here",
+        "When an exported model is too large or too slow: the answer is measured on this machine.",
+        (
+            "compress my-run --quantize int8",
+            "compress my-run --prune channels --ratio 0.3 --finetune 5 --teacher my-run --quantize int8",
+        ),
+        ("quantize", "backend", "prune", "ratio", "finetune", "out", "json"),
+    ),
     "runs": Command(
         "runs:Runs",
         "list the runs below a directory, sorted and filtered",

@@ -1,15 +1,16 @@
-"""The commands that make files of a trained model: convmixer export."""
+"""The commands that make files of a trained model: convmixer export and compress."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from convmixer.cli.output import ERRORS, print_json
-from convmixer.errors import InputError
+from convmixer.cli.output import ERRORS, print_json, print_table
+from convmixer.deploy.pipeline import Pipeline
+from convmixer.errors import InputError, Interrupted
 from convmixer.runtime.progress import progress
 from convmixer.runtime.terminal import Terminal
 from convmixer.utils.formatting import percent
@@ -84,3 +85,37 @@ def _print_check(found: Comparison) -> None:
         + (f", accuracy {percent(found.accuracy)}" if found.accuracy is not None else "")
         + "."
     )
+
+
+@dataclass(frozen=True)
+class Compress:
+    """Make a run's model smaller (prune, fine-tune, quantise), and say what it is worth on this machine."""
+
+    run: tyro.conf.Positional[Path]
+    """Run directory."""
+    pipeline: tyro.conf.OmitArgPrefixes[Pipeline] = field(default_factory=Pipeline)
+    out: Path | None = None
+    """Folder to write; by default beside the run. The same command goes on with an interrupted one."""
+    json: bool = False
+    """Print the figures and verdicts as JSON."""
+
+    def execute(self) -> int:
+        """Runs the command; returns the exit status."""
+        from convmixer.deploy.compress import compress_run, describe
+
+        try:
+            made = compress_run(
+                self.run, self.pipeline, self.out, console=ERRORS, progress=lambda text: ERRORS.print(f"{text} …")
+            )
+        except Interrupted as stop:
+            ERRORS.print("Interrupted; the same command goes on.")
+            return 128 + stop.signum
+        if self.json:
+            print_json(made.to_dict() | {"folder": str(made.folder)})
+            return 0
+        headers = ("model", "test", "size", "mult-adds", "latency p50 / p99, 1 thread", "throughput")
+        print_table(headers, describe(made.models), title=str(made.folder))
+        out = Terminal(soft_wrap=True)
+        for sentence in made.verdicts:
+            out.print(sentence)
+        return 0

@@ -1,0 +1,252 @@
+"""A run made smaller: pruned, fine-tuned, quantised; every step's model as a file, and what it is worth beside others.
+
+The steps have a fixed order, and each takes the :class:`~convmixer.deploy.source.Source` that the one before has left.
+Training is that of ordinary runs in the folder, so that an interrupted pipeline goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from convmixer.config import RunConfig
+from convmixer.deploy.check import check_images, compare, require_equal
+from convmixer.deploy.export import write_checked
+from convmixer.deploy.formats import FORMATS
+from convmixer.deploy.measure import Measured, measure_files
+from convmixer.deploy.pipeline import LEAST, Backend, Pipeline
+from convmixer.deploy.prune import Samples, pruned
+from convmixer.deploy.quantize import FORMAT_OF, SUFFIXES, check_int8, write_int8
+from convmixer.deploy.source import Source
+from convmixer.errors import InputError
+from convmixer.files import read_bytes, write_atomic
+from convmixer.inference.model_file import FilePredictor
+from convmixer.records import parse_json
+from convmixer.runs import RunDir
+from convmixer.runs.data import load_own_data
+from convmixer.training import train
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+RECORD = "compression.json"
+"""In the folder: the run, the pipeline, and once it has ended the figures and the verdicts."""
+_FASTER = 1.05  # of ratios within the same rounds: less is the machine's noise
+
+
+@dataclass(frozen=True)
+class Compression:
+    """What came of it."""
+
+    folder: Path
+    models: tuple[Measured, ...]
+    """The run's own network first, then what the steps made of it, all in the same runtime."""
+    verdicts: tuple[str, ...]
+    """A few sentences for each but the first."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"models": [one.to_dict() for one in self.models], "verdicts": list(self.verdicts)}
+
+
+def compress_run(
+    path: str | Path,
+    pipeline: Pipeline,
+    out: str | Path | None = None,
+    *,
+    console: Console | None = None,
+    progress: Callable[[str], object] = lambda _: None,
+) -> Compression:
+    """Compresses a finished run into a folder of model files; the same call goes on with one that was interrupted.
+
+    Args:
+        path: the run directory.
+        pipeline: what to do.
+        out: the folder; by default beside the run, with -compressed behind its name.
+        console: where training shows its progress.
+        progress: is told what is done next.
+
+    Raises:
+        InputError: no finished run, no data, a step that cannot be done, missing packages, or a folder that holds
+            something else.
+        Interrupted: SIGINT or SIGTERM arrived in training; a checkpoint was written.
+        RuntimeError: a file does not answer as it should; it is not kept.
+    """
+    run = RunDir.existing(path)
+    source = Source.of_run(run)
+    folder = run.path.parent / f"{run.path.resolve().name}-compressed" if out is None else Path(out)
+    about = {"run": asdict(source.info.origin), "pipeline": asdict(pipeline)}
+    _check_folder(folder, about)
+    samples = _samples(run, pipeline.calibration)
+    sources = {"original": source}
+    if pipeline.prune:
+        progress(f"choosing {pipeline.prune} to drop")
+        source = pruned(source, pipeline.prune, pipeline.ratio, pipeline.criterion, samples)
+    _claim(folder, about)
+    if pipeline.finetune:
+        source = _finetuned(run, source, pipeline, folder, console)
+    if source is not sources["original"]:
+        sources["compressed"] = source
+    if pipeline.baseline:
+        sources["scratch"] = _from_scratch(run, source, folder, console)
+    files = []
+    for name, one in sources.items():
+        progress(f"writing {name}{SUFFIXES[pipeline.backend]}")
+        files.append(_write_float32(one, run, folder / f"{name}{SUFFIXES[pipeline.backend]}", pipeline.backend))
+    if pipeline.quantize:
+        file = folder / f"int8{SUFFIXES[pipeline.backend]}"
+        progress(f"writing {file.name}")
+        images = samples.images.numpy()
+        write_checked(
+            file,
+            FORMATS[FORMAT_OF[pipeline.backend]],
+            lambda where: write_int8(source, where, pipeline.backend, images),
+            lambda written: check_int8(written, images),
+        )
+        files.append(file)
+    models = tuple(measure_files(files, data=run, progress=progress))
+    result = Compression(folder, models, tuple(verdict(models[0], one) for one in models[1:]))
+    write_atomic(folder / RECORD, _json(about | result.to_dict()))
+    return result
+
+
+def verdict(reference: Measured, other: Measured) -> str:
+    """What a model is worth beside another one on this machine, from what was measured alone."""
+    low, high = (100 * (other.difference + sign * other.difference_half_width) for sign in (-1, 1))
+    faster = other.speed_ratio >= _FASTER or other.latency_ratio <= 1 / _FASTER
+    slower = other.speed_ratio <= 1 / _FASTER or other.latency_ratio >= _FASTER
+    worse = high < 0
+    if faster and slower:
+        speed = "It is faster here in one way of use and slower in the other"
+    else:
+        speed = "It is faster here" if faster else "It is slower here" if slower else "It is not faster here"
+    if other.bytes >= reference.bytes and not faster:
+        worth = "not worth it"
+    elif worse:
+        worth = f"worth it only where {-100 * other.difference:.2f} points of accuracy may be lost"
+    else:
+        worth = "worth it" if faster and not slower else "worth it only for its size, or where its faster use is yours"
+        worth = worth if faster else "worth it only for its size"
+    return (
+        f"{Path(other.file).name} against {Path(reference.file).name} in {other.runtime}: "
+        f"accuracy {100 * other.accuracy:.2f} against {100 * reference.accuracy:.2f} % "
+        f"({100 * other.difference:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}, McNemar p = "
+        f"{other.p_value:.2g}, {other.images:,} images); {other.bytes / reference.bytes:.2f} of the size; "
+        f"{other.latency_ratio:.2f} of the latency of one image in one thread; {other.speed_ratio:.2f} times the "
+        f"images per second. {speed}: {worth}."
+    )
+
+
+def _check_folder(folder: Path, about: dict[str, Any]) -> None:
+    """Raises InputError if the folder holds anything but the same pipeline's files."""
+    if not folder.exists() and folder.parent.is_dir():
+        return
+    if not folder.is_dir():
+        where = f"lies in {folder.parent}, which is no folder" if not folder.parent.is_dir() else "is no folder"
+        raise InputError(f"--out: {folder} {where}; name a new one in a folder that exists.")
+    if not any(folder.iterdir()):
+        return
+    if not (folder / RECORD).exists():
+        raise InputError(f"--out: {folder} holds other files; choose another one.")
+    found = parse_json(read_bytes(folder / RECORD), str(folder / RECORD))
+    if not isinstance(found, dict) or any(found.get(key) != json.loads(_json(value)) for key, value in about.items()):
+        raise InputError(f"--out: {folder} holds another run's, or another pipeline's, models; choose another one.")
+
+
+def _claim(folder: Path, about: dict[str, Any]) -> None:
+    """Makes the folder the pipeline's."""
+    folder.mkdir(exist_ok=True)
+    write_atomic(folder / RECORD, _json(about))
+
+
+def _samples(run: RunDir, count: int) -> Samples:
+    """Training images of the run's own data, drawn once for all."""
+    part = load_own_data(run).splits["train"]
+    if len(part) < LEAST:
+        raise InputError(f"--calibration: {run.path} has {len(part)} training images, and {LEAST} are needed.")
+    chosen = torch.from_numpy(np.sort(np.random.default_rng(0).permutation(len(part))[:count]))
+    return Samples(part.images[chosen], part.labels[chosen])
+
+
+def _finetuned(run: RunDir, source: Source, pipeline: Pipeline, folder: Path, console: Console | None) -> Source:
+    """The network after its training, which is a run of its own in the folder."""
+    start = folder / "start.safetensors"
+    write_checked(start, FORMATS["safetensors"], lambda where: FORMATS["safetensors"].write(source, where), _accept)
+    config = _config(run, source).replace(
+        epochs=pipeline.finetune,
+        init_from=str(start.absolute()),
+        teacher=str(Path(pipeline.teacher).absolute()) if pipeline.teacher else None,
+        lr=run.config().train.lr * pipeline.lr_scale,
+        muon_lr=run.config().train.muon_lr * pipeline.lr_scale,
+    )
+    change = {"step": "finetune", "epochs": pipeline.finetune, "lr_scale": pipeline.lr_scale}
+    change |= {"teacher": pipeline.teacher} if pipeline.teacher else {}
+    trained = _trained(run, config, folder / "finetuned", console)
+    return replace(trained, info=replace(trained.info, changes=(*source.info.changes, change)))
+
+
+def _from_scratch(run: RunDir, source: Source, folder: Path, console: Console | None) -> Source:
+    """The smaller network, trained for as long as the run and its fine-tuning were."""
+    finetuned = RunDir(folder / "finetuned")
+    spent = sum(record.seconds for record in run.metrics())
+    own = finetuned.metrics() if finetuned.has_weights() else []
+    spent += sum(record.seconds for record in own)
+    per_epoch = float(np.median([record.seconds for record in own])) if own else 0.0
+    epochs = max(1, round(spent / per_epoch)) if per_epoch else run.config().train.epochs
+    known = RunDir(folder / "scratch")
+    if (known.path / "config.json").exists():
+        epochs = known.config().train.epochs  # as it began: times are measured anew where training is
+    config = _config(run, source).replace(epochs=epochs, init_from=None, teacher=None)
+    return _trained(run, config, folder / "scratch", console)
+
+
+def _config(run: RunDir, source: Source) -> RunConfig:
+    """The run's settings, for another architecture."""
+    return replace(run.config(), architecture=source.info.architecture).replace(freeze="", image_size_start=None)
+
+
+def _trained(run: RunDir, config: RunConfig, place: Path, console: Console | None) -> Source:
+    summary = train(config, place, resume=(place / "config.json").exists(), dataset=load_own_data(run), console=console)
+    if summary.status != "finished":
+        raise InputError(f"{place}: the training {summary.status} ({summary.message}); choose a smaller --lr-scale.")
+    return Source.of_run(RunDir(place))
+
+
+def _write_float32(source: Source, run: RunDir, file: Path, backend: Backend) -> Path:
+    images = check_images(run)
+
+    def check(written: FilePredictor) -> None:
+        require_equal(compare(source.predictor(), written, images, exact=source.exact_logits), written)
+
+    kind = FORMATS[FORMAT_OF[backend]]
+    write_checked(file, kind, lambda where: kind.write(source, where), check)
+    return file
+
+
+def _accept(written: FilePredictor) -> None:
+    """A file that this process has written and reads itself."""
+
+
+def _json(values: Any) -> str:
+    return json.dumps(values, indent=2, allow_nan=False) + "\n"
+
+
+def describe(models: Sequence[Measured]) -> list[tuple[str, ...]]:
+    """Rows of a table: name, accuracy, size, latency, throughput."""
+    return [
+        (
+            Path(one.file).name,
+            f"{100 * one.accuracy:.2f}%",
+            f"{one.bytes / 1e6:.2f} MB",
+            f"{one.multiply_adds / 1e6:.1f} M",
+            f"{1e3 * one.latency_p50:.2f} / {1e3 * one.latency_p99:.2f} ms",
+            f"{one.images_per_second:,.0f} img/s",
+        )
+        for one in models
+    ]

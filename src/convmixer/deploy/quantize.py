@@ -1,0 +1,113 @@
+"""int8 after training: weights per channel, activations per tensor, their ranges taken from training images."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convmixer.deploy.check import BATCHES
+from convmixer.deploy.formats import describe_onnx, onnx_graph, save_openvino
+from convmixer.deploy.pipeline import LEAST, Backend
+from convmixer.deploy.source import Source
+from convmixer.errors import InputError
+from convmixer.inference.model_file import INPUT, FilePredictor, ModelInfo, required
+
+SUFFIXES: dict[str, str] = {"onnxruntime": ".onnx", "openvino": ".xml"}
+FORMAT_OF: dict[str, str] = {"onnxruntime": "onnx", "openvino": "openvino"}
+_BATCH = 16
+_QUANTIZED = ("Conv", "Gemm", "MatMul")
+
+
+def write_int8(source: Source, path: Path, backend: Backend, images: NDArray[np.uint8]) -> ModelInfo:
+    """Writes the network with 8-bit convolutions and linear layers: signed, symmetric and per channel for weights.
+
+    The graph has pairs of QuantizeLinear and DequantizeLinear (QDQ) around each of them, as runtimes expect; what is
+    between them, the activations, normalisations and sums, stays float32.
+
+    Args:
+        source: the network.
+        path: the file, .onnx or .xml.
+        backend: the runtime that the file is for.
+        images: (N, C, H, H) training images, that the ranges of the activations are taken from.
+
+    Raises:
+        InputError: the extra is not installed, the network cannot be exported, or too few images.
+    """
+    if len(images) < LEAST:
+        raise InputError(f"--calibration: {len(images)} images are too few to take ranges from; give {LEAST} or more.")
+    change = {"step": "quantize", "to": "int8", "backend": backend, "calibration": len(images), "ranges": "min-max"}
+    info = replace(source.info, precision="int8", changes=(*source.info.changes, change))
+    graph = _qdq(onnx_graph(source), images)
+    info = replace(info, opset=int(graph.opset_import[0].version))
+    if backend == "onnxruntime":
+        describe_onnx(graph, info)
+        path.write_bytes(graph.SerializeToString())
+        return info
+    openvino = required("openvino", "openvino", "--backend openvino")
+    save_openvino(openvino.Core().read_model(graph.SerializeToString()), replace(info, opset=None), path)
+    return replace(info, opset=None)
+
+
+def check_int8(written: FilePredictor, images: NDArray[np.uint8]) -> None:
+    """Raises RuntimeError if a file does not give finite logits, whatever the number of images at once."""
+    for size in BATCHES:
+        logits = written.logits(images[np.arange(size) % len(images)])
+        if logits.shape != (size, len(written.classes)) or not np.isfinite(logits).all():
+            raise RuntimeError(f"{written.runtime} gives no finite logits for {size} images. The file was not kept.")
+
+
+def _qdq(graph: Any, images: NDArray[np.uint8]) -> Any:
+    """The ONNX graph with quantised convolutions and linear layers."""
+    quantization = required("onnxruntime.quantization", "onnx", "--quantize int8")
+    preparation = required("onnxruntime.quantization.shape_inference", "onnx", "--quantize int8")
+
+    class Images(quantization.CalibrationDataReader):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            self.parts = iter(images[i : i + _BATCH] for i in range(0, len(images), _BATCH))
+
+        def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+            part = next(self.parts, None)
+            return None if part is None else {INPUT: part}
+
+    onnx = required("onnx", "onnx", "--quantize int8")
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        given, prepared, result = (Path(folder) / name for name in ("given.onnx", "prepared.onnx", "int8.onnx"))
+        given.write_bytes(graph.SerializeToString())
+        # Shapes follow from the graph; its symbolic inference knows fewer operators than we use.
+        preparation.quant_pre_process(given, prepared, skip_symbolic_shape=True)
+        quantization.quantize_static(
+            prepared,
+            result,
+            Images(),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=quantization.QuantType.QInt8,
+            weight_type=quantization.QuantType.QInt8,
+            op_types_to_quantize=list(_QUANTIZED),
+            calibrate_method=quantization.CalibrationMethod.MinMax,
+            extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
+        )
+        return onnx.load(result)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the quantiser's advice to its developers from our users."""
+    logger = logging.getLogger()
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
