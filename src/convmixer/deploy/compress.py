@@ -27,6 +27,7 @@ from convmixer.deploy.source import Source
 from convmixer.errors import InputError
 from convmixer.files import read_bytes, write_atomic
 from convmixer.inference.model_file import FilePredictor
+from convmixer.inference.paired import mcnemar
 from convmixer.records import parse_json
 from convmixer.runs import RunDir
 from convmixer.runs.data import load_own_data
@@ -111,7 +112,10 @@ def compress_run(
         )
         files.append(file)
     models = tuple(measure_files(files, data=run, progress=progress))
-    result = Compression(folder, models, tuple(verdict(models[0], one) for one in models[1:]))
+    verdicts = [verdict(models[0], one) for one in models[1:]]
+    if pipeline.baseline:
+        verdicts.append(_against_scratch(*(models[list(sources).index(name)] for name in ("compressed", "scratch"))))
+    result = Compression(folder, models, tuple(verdicts))
     write_atomic(folder / RECORD, _json(about | result.to_dict()))
     return result
 
@@ -140,6 +144,17 @@ def verdict(reference: Measured, other: Measured) -> str:
         f"{other.p_value:.2g}, {other.images:,} images); {other.bytes / reference.bytes:.2f} of the size; "
         f"{other.latency_ratio:.2f} of the latency of one image in one thread; {other.speed_ratio:.2f} times the "
         f"images per second. {speed}: {worth}."
+    )
+
+
+def _against_scratch(compressed: Measured, scratch: Measured) -> str:
+    """Whether pruning was worth more than training the same network anew for as long."""
+    found = mcnemar(*(torch.from_numpy(one.correct) for one in (scratch, compressed)))
+    low, high = (100 * (found.difference + sign * found.half_width) for sign in (-1, 1))
+    result = "is better than" if low > 0 else "is worse than" if high < 0 else "cannot be told from"
+    return (
+        f"The pruned network {result} the same one trained from scratch for the same time: "
+        f"{100 * found.difference:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f} (test images; one run each)."
     )
 
 

@@ -128,6 +128,7 @@ def onnx_graph(source: Source) -> Any:
             raise InputError(f"{info.origin.run}: ONNX has no operators for this network ({reason}).") from None
     assert made is not None
     graph = made.model_proto
+    _strip(graph)
     _name_batch(graph)
     domains = {node.domain for node in graph.graph.node}
     if domains != {""} or graph.functions:
@@ -149,6 +150,13 @@ def save_openvino(model: Any, info: ModelInfo, path: Path) -> None:
     openvino = required("openvino", "openvino", "--format openvino")
     model.set_rt_info(info.to_json(), [KEY])
     openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _strip(graph: Any) -> None:
+    """Drops what the exporter notes down for its developers: the source lines, with their places on this machine."""
+    for part in (graph.graph, *graph.graph.node, *graph.graph.initializer, *graph.graph.input, *graph.graph.output):
+        part.doc_string = ""
+        del part.metadata_props[:]
 
 
 def _name_batch(graph: Any) -> None:

@@ -19,7 +19,7 @@ from convmixer.deploy.formats import describe_onnx, onnx_graph, save_openvino
 from convmixer.deploy.pipeline import LEAST, Backend
 from convmixer.deploy.source import Source
 from convmixer.errors import InputError
-from convmixer.inference.model_file import INPUT, FilePredictor, ModelInfo, required
+from convmixer.inference.model_file import INPUT, FilePredictor, required
 
 SUFFIXES: dict[str, str] = {"onnxruntime": ".onnx", "openvino": ".xml"}
 FORMAT_OF: dict[str, str] = {"onnxruntime": "onnx", "openvino": "openvino"}
@@ -27,7 +27,7 @@ _BATCH = 16
 _QUANTIZED = ("Conv", "Gemm", "MatMul")
 
 
-def write_int8(source: Source, path: Path, backend: Backend, images: NDArray[np.uint8]) -> ModelInfo:
+def write_int8(source: Source, path: Path, backend: Backend, images: NDArray[np.uint8]) -> None:
     """Writes the network with 8-bit convolutions and linear layers: signed, symmetric and per channel for weights.
 
     The graph has pairs of QuantizeLinear and DequantizeLinear (QDQ) around each of them, as runtimes expect; what is
@@ -47,14 +47,12 @@ def write_int8(source: Source, path: Path, backend: Backend, images: NDArray[np.
     change = {"step": "quantize", "to": "int8", "backend": backend, "calibration": len(images), "ranges": "min-max"}
     info = replace(source.info, precision="int8", changes=(*source.info.changes, change))
     graph = _qdq(onnx_graph(source), images)
-    info = replace(info, opset=int(graph.opset_import[0].version))
     if backend == "onnxruntime":
-        describe_onnx(graph, info)
+        describe_onnx(graph, replace(info, opset=int(graph.opset_import[0].version)))
         path.write_bytes(graph.SerializeToString())
-        return info
-    openvino = required("openvino", "openvino", "--backend openvino")
-    save_openvino(openvino.Core().read_model(graph.SerializeToString()), replace(info, opset=None), path)
-    return replace(info, opset=None)
+    else:
+        openvino = required("openvino", "openvino", "--backend openvino")
+        save_openvino(openvino.Core().read_model(graph.SerializeToString()), info, path)
 
 
 def check_int8(written: FilePredictor, images: NDArray[np.uint8]) -> None:
