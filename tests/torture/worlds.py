@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from convmixer.runs.paths import PREVIOUS
 from tests.torture.sandbox import command, run
 
 FIELDS = (
@@ -219,6 +220,8 @@ def results(folder: Path) -> dict[str, Any]:
             found[name] = _json(path.read_bytes())
         elif path.suffix == ".jsonl":
             found[name] = [_json(line) for line in path.read_bytes().splitlines()]
+        elif path.name == PREVIOUS:  # the step before, or where a run was interrupted: no result, but to be whole
+            found[name] = _whole(path)
         elif path.suffix == ".pt":
             found[name] = _checkpoint(path)
         else:
@@ -227,6 +230,15 @@ def results(folder: Path) -> dict[str, Any]:
 
 
 _INCIDENTAL = {"environment.json", "manifest.json", "optuna.journal"}
+
+
+def _whole(path: Path) -> str:
+    from convmixer.runs.checkpoint import DamagedCheckpointError, read_state
+
+    try:
+        return ", ".join(sorted(read_state(path)))
+    except DamagedCheckpointError as error:
+        return str(error)
 
 
 def _checkpoint(path: Path) -> Any:
