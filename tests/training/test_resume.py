@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import io
 import json
 import os
@@ -386,3 +387,26 @@ def test_damage_is_reported_on_the_command_line(tmp_path: Path, digits: Dataset)
     text = console.export_text()
     assert f"{out / CURRENT} is damaged" in text
     assert "continuing from the one before" in text
+
+
+def test_an_interruption_behind_the_last_step_leaves_the_checkpoints_as_they_are(
+    tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def checkpoints() -> list[bytes]:
+        return [(tmp_path / "run" / name).read_bytes() for name in ("checkpoint.pt", "checkpoint.previous.pt")]
+
+    before: list[list[bytes]] = []
+
+    def interrupted(*_: object, **__: object) -> None:
+        torch.rand(1)  # as building the model that is evaluated does
+        before.append(checkpoints())
+        raise Interrupted(signal.SIGINT)
+
+    config = tiny_config(epochs=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(importlib.import_module("convmixer.training.train"), "evaluate_run", interrupted)
+        with pytest.raises(Interrupted):
+            train(config, tmp_path / "run", dataset=digits, artifacts=False)
+    assert before == [checkpoints()]
+    assert train(config, tmp_path / "run", dataset=digits, artifacts=False, resume=True).status == "finished"
+    assert before == [checkpoints()]

@@ -75,6 +75,7 @@ class TrainingLoop:
         self.selection = "test" if config.protocol == "original" else "val" if "val" in dataset.splits else None
         self._synced = self._saved = time.monotonic()
         self._save_seconds = 0.0
+        self._saved_position: tuple[int, int] | None = None
 
     def _set_engine(self) -> None:
         for model in self._models().values():
@@ -98,6 +99,7 @@ class TrainingLoop:
         """Goes on from a checkpoint's ``state``; see :meth:`TrainState.load_state_dict`."""
         warning = self.state.load_state_dict(state)
         self._set_engine()
+        self._saved_position = self._position()
         return warning
 
     def run(self) -> None:
@@ -205,6 +207,17 @@ class TrainingLoop:
         always = self.device.type == "cpu" or self.state.epoch == self.config.train.epochs
         return always or time.monotonic() - self._saved >= _SAVE_SHARE * self._save_seconds
 
+    def _position(self) -> tuple[int, int]:
+        return self.state.epoch, self.state.step
+
+    def save_progress(self) -> None:
+        """As :meth:`save`, if there was a step since the last checkpoint.
+
+        The state may have changed without one: evaluating the finished run takes random numbers.
+        """
+        if self._position() != self._saved_position:
+            self.save()
+
     def save(self) -> None:
         """Gives observers a checkpoint. Raises DivergedError, and does not, if a loss or a weight is not finite."""
         self._sync_losses()
@@ -212,5 +225,6 @@ class TrainingLoop:
             raise self._diverged("a weight is not finite")
         begin = time.monotonic()
         self.observer.on_checkpoint(self.state.state_dict())
+        self._saved_position = self._position()
         self._saved = time.monotonic()
         self._save_seconds = self._saved - begin

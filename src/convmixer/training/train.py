@@ -145,7 +145,7 @@ def _run(loop: TrainingLoop, run: RunDir, watching: list[RunObserver], *, figure
             loop.run()
             summary = _finish(loop, run, interruption.check, figures=figures, test=test)
         except Interrupted:
-            loop.save()
+            loop.save_progress()
             raise
         except DivergedError as error:
             summary = _summarize(loop, run, "diverged", message=str(error))
