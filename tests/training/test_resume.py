@@ -20,7 +20,7 @@ from rich.console import Console
 from convmixer.config import Engine
 from convmixer.data import Dataset
 from convmixer.errors import InputError, Interrupted
-from convmixer.runs import RunDir
+from convmixer.runs import EpochRecord, RunDir
 from convmixer.runs.checkpoint import load_checkpoint
 from convmixer.runs.paths import CURRENT
 from convmixer.training import train
@@ -410,3 +410,26 @@ def test_an_interruption_behind_the_last_step_leaves_the_checkpoints_as_they_are
     assert before == [checkpoints()]
     assert train(config, tmp_path / "run", dataset=digits, artifacts=False, resume=True).status == "finished"
     assert before == [checkpoints()]
+
+
+def test_a_run_interrupted_between_its_last_step_and_its_evaluation_ends_with_the_same_checkpoint(
+    tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: TrainingLoop) -> EpochRecord:
+        if self.state.epoch == 1:
+            raise Interrupted(signal.SIGINT)
+        return record(self)
+
+    config, record = tiny_config(epochs=2), TrainingLoop._record
+    train(config, tmp_path / "whole", dataset=digits, artifacts=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingLoop, "_record", interrupted)
+        with pytest.raises(Interrupted):
+            train(config, tmp_path / "parts", dataset=digits, artifacts=False)
+    train(config, tmp_path / "parts", dataset=digits, artifacts=False, resume=True)
+    whole, parts = (load_checkpoint(tmp_path / name)[0] for name in ("whole", "parts"))
+    assert whole is not None
+    assert parts is not None
+    assert parts["optimizer"]["param_groups"] == whole["optimizer"]["param_groups"]
+    assert parts["position"] == whole["position"] | {"seconds": parts["position"]["seconds"]}
+    assert torch.equal(parts["rng"], whole["rng"])

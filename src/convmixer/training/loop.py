@@ -99,6 +99,8 @@ class TrainingLoop:
         """Goes on from a checkpoint's ``state``; see :meth:`TrainState.load_state_dict`."""
         warning = self.state.load_state_dict(state)
         self._set_engine()
+        if steps := self._steps():  # or what is saved before the next step would have the rate of none
+            self.update.set_lr_scale(lr_scale(self.config.train, steps - 1, len(self.batches)))
         self._saved_position = self._position()
         return warning
 
@@ -150,9 +152,12 @@ class TrainingLoop:
 
     def _train_step(self, images: torch.Tensor, targets: torch.Tensor) -> None:
         """One update from (B, C, H, W) float32 images and (B,) labels or (B, K) probabilities."""
-        position = self.state.epoch * len(self.batches) + self.state.step
-        self.update.set_lr_scale(lr_scale(self.config.train, position, len(self.batches)))
+        self.update.set_lr_scale(lr_scale(self.config.train, self._steps(), len(self.batches)))
         self.state.pending.append(self.run_update(images, targets))
+
+    def _steps(self) -> int:
+        """That were taken since the run began."""
+        return self.state.epoch * len(self.batches) + self.state.step
 
     def _learning_rate(self, step: int) -> float:
         return learning_rate(self.config.train, self.state.epoch * len(self.batches) + step, len(self.batches))
