@@ -115,10 +115,10 @@ def test_a_crashed_run_is_reported_and_can_be_retried(
 ) -> None:
     pool, configs = RunPool(tmp_path), [tiny_config(seed=seed, epochs=1) for seed in range(3)]
 
-    def fails(config: Any, *rest: Any) -> None:
+    def fails(config: Any, *rest: Any, **options: Any) -> None:
         if config.seed == 1:
             raise RuntimeError("out of\nmemory")
-        return loop(config, *rest)  # type: ignore[no-any-return]
+        return loop(config, *rest, **options)  # type: ignore[no-any-return]
 
     module = sys.modules[train_module.__module__]
     loop = module.TrainingLoop

@@ -125,7 +125,8 @@ def _without_command(arguments: list[str]) -> int | None:
             operator.or_,
             (Annotated[c.load(), tyro.conf.subcommand(name)] for name, c in COMMANDS.items()),
         )
-        tyro.cli(every, args=["--tyro-print-completion", arguments[1]], prog="convmixer", registry=RULES)
+        with deferred_checks():  # defaults alone are no command
+            tyro.cli(every, args=["--tyro-print-completion", arguments[1]], prog="convmixer", registry=RULES)
     elif arguments[0].startswith("-"):
         flag = arguments[0]
         if len(arguments) == 1 and (hint := nearest(flag, ("--help", "--version", "--completion"))).startswith("did"):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import tyro
 
 from convmixer.bench.settings import BenchConfig
-from convmixer.cli.output import ERRORS, check_figure_file, print_json, print_table
+from convmixer.cli.output import ERRORS, check_figure_file, print_json, print_table, save_picture
 from convmixer.errors import InputError
 from convmixer.files import write_atomic
 from convmixer.runtime.terminal import Terminal
@@ -52,7 +52,6 @@ class Bench:
         from convmixer.bench.compare import bench, explain, format_table, roofline_panels, to_json
         from convmixer.bench.sweep import AXES, format_sweep, sweep
         from convmixer.utils.bench_figures import roofline
-        from convmixer.utils.visualization import save_figure
 
         if self.plot is not None and (self.plot.suffix.lower() not in (".png", ".svg") or self.sweep or self.explain):
             raise InputError(
@@ -82,7 +81,7 @@ class Bench:
             records += bench(self.config, progress)
             table = format_table(records)
             if self.plot is not None:
-                save_figure(roofline(roofline_panels(records)), self.plot)
+                save_picture(roofline(roofline_panels(records)), self.plot)
         if "augment" in self.config.what:
             prepared = augment.bench_augment(self.config, progress)
             records += prepared
@@ -97,7 +96,6 @@ class Bench:
         from convmixer.report.figures import trade_off_points
         from convmixer.report.files import COLUMNS, files_conditions, files_of, files_table
         from convmixer.utils.study_figures import accuracy_against_time
-        from convmixer.utils.visualization import save_figure
 
         self._check_files()
         check_figure_file("--plot", self.plot)
@@ -125,7 +123,7 @@ class Bench:
         if self.out is not None:
             write_atomic(self.out, json.dumps(records, indent=1) + "\n")
         if self.plot is not None:
-            save_figure(accuracy_against_time(trade_off_points(shown), latency=True), self.plot)
+            save_picture(accuracy_against_time(trade_off_points(shown), latency=True), self.plot)
         return 0
 
     def _check_files(self) -> None:

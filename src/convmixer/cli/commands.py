@@ -85,7 +85,7 @@ COMMANDS: dict[str, Command] = {
         "When an exported model is too large or too slow: the answer is measured on this machine.",
         (
             "compress my-run --quantize int8",
-            "compress my-run --prune channels --ratio 0.3 --finetune 5 --teacher my-run --quantize int8",
+            "compress my-run --prune channels --ratio 0.3 --finetune 5",
         ),
         ("quantize", "backend", "prune", "ratio", "finetune", "out", "json"),
     ),

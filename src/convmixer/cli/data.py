@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from convmixer.cli.output import ERRORS, check_figure_file, print_json, print_table
+from convmixer.cli.output import ERRORS, check_figure_file, print_json, print_table, save_picture
 from convmixer.config import AugmentConfig, DataConfig
 from convmixer.config.fields import BadImages
 from convmixer.presets import run_config
@@ -107,7 +107,6 @@ class Data:
 
         from convmixer.data.samples import augmented, class_samples
         from convmixer.utils.image_sheets import ClassSamples, sample_sheet, samples_per_class
-        from convmixer.utils.visualization import save_figure
 
         info, train = dataset.info, dataset.splits["train"]
         chosen = class_samples(train, len(info.classes), samples_per_class(len(info.classes)))
@@ -119,7 +118,7 @@ class Data:
         ]
         title = f"{info.name}: {len(train)} training images, {len(info.classes)} classes"
         plain = self.augment == run_config(recipe=self.recipe).augment
-        save_figure(sample_sheet(rows, title, f"--recipe {self.recipe}{'' if plain else ' and other flags'}"), path)
+        save_picture(sample_sheet(rows, title, f"--recipe {self.recipe}{'' if plain else ' and other flags'}"), path)
 
 
 def _originals(config: DataConfig, dataset: Dataset) -> Originals | None:

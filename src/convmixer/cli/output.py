@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.table import Table
@@ -14,6 +14,9 @@ from rich.text import Text
 from convmixer.errors import InputError
 from convmixer.runtime.terminal import Terminal
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 ERRORS = Terminal(stderr=True, soft_wrap=True)
 """Progress and messages, on stderr: stdout is for figures."""
 
@@ -21,6 +24,14 @@ ERRORS = Terminal(stderr=True, soft_wrap=True)
 def print_json(values: Any) -> None:
     """Prints values as indented JSON on stdout."""
     print(json.dumps(values, indent=2))
+
+
+def save_picture(figure: Figure, path: Path) -> None:
+    """Writes a figure to a file that the user named, .png or .svg; folders that are missing are made."""
+    from convmixer.utils.visualization import save_figure
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(figure, path)
 
 
 def print_table(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from convmixer.cli.output import ERRORS, check_figure_file, print_json, print_table
+from convmixer.cli.output import ERRORS, check_figure_file, print_json, print_table, save_picture
 from convmixer.config import Device
 from convmixer.errors import InputError
 from convmixer.utils.formatting import NOTHING, number, percent, points
@@ -120,7 +120,6 @@ class Compare:
             ERRORS.print(f"No paired test: {reason}", style="yellow", highlight=False, markup=False)
         if self.plot is not None:
             from convmixer.utils.study_figures import band, curve_bands
-            from convmixer.utils.visualization import save_figure
 
             known = {
                 name: {i: value for i, value in enumerate(curve, 1) if value is not None}
@@ -129,7 +128,7 @@ class Compare:
             bands = [band(name, [curve]) for name, curve in known.items() if curve]
             if not bands:
                 raise InputError("--plot: none of the runs was evaluated on held-out images; there is no curve.")
-            save_figure(curve_bands(bands, "held-out accuracy", is_share=True), self.plot)
+            save_picture(curve_bands(bands, "held-out accuracy", is_share=True), self.plot)
             ERRORS.print(f"Written: {self.plot}", highlight=False, markup=False)
         return 0
 

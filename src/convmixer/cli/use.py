@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 from rich.table import Table
 
-from convmixer.cli.output import ERRORS, check_figure_file, print_json, print_table
+from convmixer.cli.output import ERRORS, check_figure_file, print_json, print_table, save_picture
 from convmixer.config import Device, Engine, Precision, Tta
 from convmixer.errors import InputError
 from convmixer.runtime.terminal import Terminal
@@ -161,9 +161,8 @@ class Predict:
                 out.print(f"{answer.image}: " + ", ".join(f"{name} {p:.1%}" for name, p in ranking))
         if self.cam is not None and shown:
             from convmixer.inference.gallery import explained
-            from convmixer.utils.visualization import save_figure
 
-            save_figure(explained(predictor, shown), self.cam)  # type: ignore[arg-type]
+            save_picture(explained(predictor, shown), self.cam)  # type: ignore[arg-type]
             ERRORS.print(f"Written: {self.cam}")
         return status
 
