@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from convmixer.config import RunConfig
-from convmixer.deploy.check import check_images, compare, require_equal
+from convmixer.deploy.check import CheckImages, check_images, compare, require_equal
 from convmixer.deploy.export import write_checked
 from convmixer.deploy.formats import FORMATS
 from convmixer.deploy.measure import Measured, measure_files
@@ -96,19 +96,19 @@ def compress_run(
         sources["compressed"] = source
     if pipeline.baseline:
         sources["scratch"] = _from_scratch(run, source, folder, console)
-    files = []
+    files, images = [], check_images(run)
     for name, one in sources.items():
         progress(f"writing {name}{SUFFIXES[pipeline.backend]}")
-        files.append(_write_float32(one, run, folder / f"{name}{SUFFIXES[pipeline.backend]}", pipeline.backend))
+        files.append(_write_float32(one, images, folder / f"{name}{SUFFIXES[pipeline.backend]}", pipeline.backend))
     if pipeline.quantize:
         file = folder / f"int8{SUFFIXES[pipeline.backend]}"
         progress(f"writing {file.name}")
-        images = samples.images.numpy()
+        chosen = samples.images.numpy()
         write_checked(
             file,
             FORMATS[FORMAT_OF[pipeline.backend]],
-            lambda where: write_int8(source, where, pipeline.backend, images),
-            lambda written: check_int8(written, images),
+            lambda where: write_int8(source, where, pipeline.backend, chosen),
+            lambda written: check_int8(written, chosen),
         )
         files.append(file)
     models = tuple(measure_files(files, data=run, progress=progress))
@@ -134,9 +134,12 @@ def verdict(reference: Measured, other: Measured) -> str:
         worth = "not worth it"
     elif worse:
         worth = f"worth it only where {-100 * other.difference:.2f} points of accuracy may be lost"
+    elif not faster:
+        worth = "worth it only for its size"
+    elif slower:
+        worth = "worth it only for its size, or where its faster use is yours"
     else:
-        worth = "worth it" if faster and not slower else "worth it only for its size, or where its faster use is yours"
-        worth = worth if faster else "worth it only for its size"
+        worth = "worth it"
     return (
         f"{Path(other.file).name} against {Path(reference.file).name} in {other.runtime}: "
         f"accuracy {100 * other.accuracy:.2f} against {100 * reference.accuracy:.2f} % "
@@ -233,9 +236,7 @@ def _trained(run: RunDir, config: RunConfig, place: Path, console: Console | Non
     return Source.of_run(RunDir(place))
 
 
-def _write_float32(source: Source, run: RunDir, file: Path, backend: Backend) -> Path:
-    images = check_images(run)
-
+def _write_float32(source: Source, images: CheckImages, file: Path, backend: Backend) -> Path:
     def check(written: FilePredictor) -> None:
         require_equal(compare(source.predictor(), written, images, exact=source.exact_logits), written)
 

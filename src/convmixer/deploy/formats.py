@@ -86,7 +86,7 @@ def program(source: Source) -> torch.export.ExportedProgram:
     """
     info = source.info
     example = torch.zeros(_EXAMPLES, info.channels, info.image_size, info.image_size, dtype=torch.uint8)
-    with _quiet():
+    with quiet():
         try:
             exported = torch.export.export(
                 source.answers, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False
@@ -112,7 +112,7 @@ def onnx_graph(source: Source) -> Any:
     required("onnx", "onnx", "--format onnx")
     required("onnxscript", "onnx", "--format onnx")
     exported, info = program(source), replace(source.info, opset=OPSET)
-    with _quiet():
+    with quiet():
         try:
             made = torch.onnx.export(
                 exported,
@@ -167,9 +167,9 @@ def _name_batch(graph: Any) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps what exporters tell their developers from our users."""
-    logger = logging.getLogger("torch")
+def quiet(name: str | None = "torch") -> Iterator[None]:
+    """Keeps what exporters tell their developers, by warnings and the logger ``name``, from our users."""
+    logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:

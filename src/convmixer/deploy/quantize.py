@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmixer.deploy.check import BATCHES
-from convmixer.deploy.formats import describe_onnx, onnx_graph, save_openvino
+from convmixer.deploy.formats import describe_onnx, onnx_graph, quiet, save_openvino
 from convmixer.deploy.pipeline import LEAST, Backend
 from convmixer.deploy.source import Source
 from convmixer.errors import InputError
@@ -77,7 +73,7 @@ def _qdq(graph: Any, images: NDArray[np.uint8]) -> Any:
             return None if part is None else {INPUT: part}
 
     onnx = required("onnx", "onnx", "--quantize int8")
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet(None):
         given, prepared, result = (Path(folder) / name for name in ("given.onnx", "prepared.onnx", "int8.onnx"))
         given.write_bytes(graph.SerializeToString())
         # Shapes follow from the graph; its symbolic inference knows fewer operators than we use.
@@ -95,17 +91,3 @@ def _qdq(graph: Any, images: NDArray[np.uint8]) -> Any:
             extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
         )
         return onnx.load(result)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the quantiser's advice to its developers from our users."""
-    logger = logging.getLogger()
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)
