@@ -113,7 +113,7 @@ def test_passwords_stay_out_of_records() -> None:
 
 
 def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
-    for line in (b"\xff\xfe", b"{}", b'{"op_code": 0}', b"[1"):
+    for line in (b"\xff\xfe", b"{}", b'{"op_code": 0}', b'{"op_code": 99, "worker_id": "x"}', b"[1"):
         (tmp_path / JOURNAL).write_bytes((line + b"\n") * 2)  # a torn last line is no damage
         with pytest.raises(InputError, match=r"optuna\.journal: is damaged"):
             open_storage(None, tmp_path)

@@ -63,7 +63,9 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         path.touch()
         try:
             return JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:  # whatever Optuna does with damaged lines
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # of whole lines that Optuna did not write, anything: it asserts and indexes
             raise InputError(
                 f"{path}: is damaged ({type(error).__name__}); stop the other processes of this search and start it "
                 "again: its run directories are enough to go on."
