@@ -249,6 +249,10 @@ def test_graphs_that_are_not_as_described_are_refused(tmp_path: Path) -> None:
     file.write_bytes(graph.SerializeToString())
     with pytest.raises(InputError, match=r"not the images \(N, 3, 16, 16\) uint8 that it describes"):
         open_model_file(file)
+    describe_onnx(graph, replace(source.info, classes=("cat", "dog")))
+    file.write_bytes(graph.SerializeToString())
+    with pytest.raises(InputError, match=r"gives logits of shape .* not \(N, 2\) for the 2 classes"):
+        open_model_file(file)
     del graph.metadata_props[:]
     file.write_bytes(graph.SerializeToString())
     with pytest.raises(InputError, match="does not say what its classes"):
@@ -258,6 +262,27 @@ def test_graphs_that_are_not_as_described_are_refused(tmp_path: Path) -> None:
     file.write_bytes(graph.SerializeToString())
     with pytest.raises(InputError, match=r"ONNX Runtime \S+ cannot load it"):
         open_model_file(file)
+
+
+def test_a_graph_without_inputs_is_refused(tmp_path: Path) -> None:
+    source = made_source(depth=1, kernel_size=3)
+    constant = onnx.numpy_helper.from_array(np.zeros((1, 3), np.float32))
+    output = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [1, 3])
+    nodes = [onnx.helper.make_node("Constant", [], ["logits"], value=constant)]
+    opset = onnx.helper.make_opsetid("", OPSET)
+    made = onnx.helper.make_graph(nodes, "g", [], [output])
+    graph = onnx.helper.make_model(made, opset_imports=[opset], ir_version=9)
+    describe_onnx(graph, source.info)
+    (tmp_path / "m.onnx").write_bytes(graph.SerializeToString())
+    with pytest.raises(InputError, match="takes nothing"):
+        open_model_file(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("values", [{"mean": (0.5,)}, {"std": (0.2, 0.3)}, {"std": (0.2, 0.3, 0.0)}, {"mean": ()}])
+def test_descriptions_of_other_channels_are_refused(values: dict[str, tuple[float, ...]]) -> None:
+    text = replace(made_source(depth=1, kernel_size=3).info, **values).to_json()
+    with pytest.raises(InputError, match="m: has no mean and deviation above 0 for each of the 3 channels"):
+        ModelInfo.from_json(text, "m")
 
 
 @pytest.mark.parametrize("sizes", [{"dim": 2**31 - 1}, {"depth": 10_000}, {"dim": 10**6}, {"depth": 2}])

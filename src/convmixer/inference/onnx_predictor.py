@@ -41,9 +41,11 @@ class OnnxPredictor(ModelFile):
                 "convmixer export wrote, or update onnxruntime."
             ) from None
         info = ModelInfo.from_json(session.get_modelmeta().custom_metadata_map.get(KEY), str(path))
-        first, *others = session.get_inputs()
-        given = (", ".join([first.name, *(other.name for other in others)]), first.type, tuple(first.shape))
-        checked_signature(str(path), info, given, tuple(output.name for output in session.get_outputs()))
+        inputs = session.get_inputs()  # a graph of somebody else's may have none
+        kind, shape = (inputs[0].type, tuple(inputs[0].shape or ())) if inputs else ("", ())
+        given = (", ".join(one.name for one in inputs) or "nothing", kind, shape)
+        outputs = {output.name: tuple(output.shape or ()) for output in session.get_outputs()}
+        checked_signature(str(path), info, given, outputs)
         return cls(str(path), info, session, runtime=f"ONNX Runtime {onnxruntime.__version__}")
 
     def logits(self, images: np.ndarray) -> np.ndarray:

@@ -34,11 +34,9 @@ class OpenVinoPredictor(ModelFile):
             described = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
             info = ModelInfo.from_json(described, str(path))
             (given,) = model.inputs
-            shape = tuple(None if size.is_dynamic else size.get_length() for size in given.get_partial_shape())
-            outputs = tuple(output.get_any_name() for output in model.outputs)
-            checked_signature(
-                str(path), info, (given.get_any_name(), given.get_element_type().get_type_name(), shape), outputs
-            )
+            outputs = {output.get_any_name(): _shape(output) for output in model.outputs}
+            kind = given.get_element_type().get_type_name()
+            checked_signature(str(path), info, (given.get_any_name(), kind, _shape(given)), outputs)
             compiled = core.compile_model(model, "CPU", options)
         except InputError:
             raise
@@ -54,3 +52,7 @@ class OpenVinoPredictor(ModelFile):
         """Images (N, C, H, H) uint8 → (N, K) float32."""
         answers = self.compiled({INPUT: np.ascontiguousarray(images)})
         return np.array(answers[LOGITS])
+
+
+def _shape(port: Any) -> tuple[int | None, ...]:
+    return tuple(None if size.is_dynamic else size.get_length() for size in port.get_partial_shape())
