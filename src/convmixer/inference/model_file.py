@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from convmixer.config import ModelConfig
 from convmixer.errors import InputError
@@ -210,3 +214,34 @@ def checked_signature(
                 f"{where}: gives {output} of shape {list(found)}, not (N, {count}) for the {count} classes that it "
                 "describes; export it again."
             )
+
+
+def checked_logits(
+    model: ModelFile, images: NDArray[np.uint8], run: Callable[[NDArray[np.uint8]], Any]
+) -> NDArray[np.float32]:
+    """What a graph answers: images (N, C, H, H) uint8 → (N, K) float32.
+
+    Args:
+        model: whose graph it is.
+        images: pixels.
+        run: executes it.
+
+    Raises:
+        InputError: it cannot be run on these images, or gives other things than its description promises.
+    """
+    try:
+        logits = np.array(run(np.ascontiguousarray(images)))
+    except MemoryError:
+        raise
+    except Exception as error:  # every runtime has its own
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise InputError(
+            f"{model.name}: {model.runtime} cannot run it on {len(images)} images ({reason}); export it again."
+        ) from None
+    wanted = (len(images), len(model.classes))
+    if logits.dtype != np.float32 or logits.shape != wanted:
+        raise InputError(
+            f"{model.name}: answers with {logits.dtype} of shape {logits.shape}, not float32 of shape {wanted}; "
+            "export it again."
+        )
+    return logits

@@ -10,7 +10,16 @@ import numpy as np
 
 from convmixer.errors import InputError
 from convmixer.files import read_bytes
-from convmixer.inference.model_file import INPUT, KEY, LOGITS, ModelFile, ModelInfo, checked_signature, required
+from convmixer.inference.model_file import (
+    INPUT,
+    KEY,
+    LOGITS,
+    ModelFile,
+    ModelInfo,
+    checked_logits,
+    checked_signature,
+    required,
+)
 
 _ERRORS_ONLY = 3
 
@@ -50,5 +59,4 @@ class OnnxPredictor(ModelFile):
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Images (N, C, H, H) uint8 → (N, K) float32."""
-        (logits,) = self.session.run([LOGITS], {INPUT: np.ascontiguousarray(images)})
-        return np.asarray(logits)
+        return checked_logits(self, images, lambda pixels: self.session.run([LOGITS], {INPUT: pixels})[0])

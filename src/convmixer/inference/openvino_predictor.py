@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 
 from convmixer.errors import InputError
-from convmixer.inference.model_file import INPUT, KEY, LOGITS, ModelFile, ModelInfo, checked_signature, required
+from convmixer.files import open_regular
+from convmixer.inference.model_file import (
+    INPUT,
+    KEY,
+    LOGITS,
+    ModelFile,
+    ModelInfo,
+    checked_logits,
+    checked_signature,
+    required,
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,14 @@ class OpenVinoPredictor(ModelFile):
         if threads:
             options |= {"INFERENCE_NUM_THREADS": threads}
         version = openvino.get_version().partition("-")[0]
+        for part in (path, path.with_suffix(".bin")):
+            try:
+                open_regular(part).close()  # OpenVINO would wait for a pipe
+            except OSError as error:
+                raise InputError(
+                    f"{part}: cannot be read ({error.strerror}); give the .xml file that convmixer export wrote, with "
+                    "its .bin beside it."
+                ) from None
         try:
             core = openvino.Core()
             model = core.read_model(path)
@@ -50,8 +68,7 @@ class OpenVinoPredictor(ModelFile):
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Images (N, C, H, H) uint8 → (N, K) float32."""
-        answers = self.compiled({INPUT: np.ascontiguousarray(images)})
-        return np.array(answers[LOGITS])
+        return checked_logits(self, images, lambda pixels: self.compiled({INPUT: pixels})[LOGITS])
 
 
 def _shape(port: Any) -> tuple[int | None, ...]:
