@@ -320,7 +320,7 @@ def test_a_pipe_beside_an_openvino_file_is_not_waited_for(tmp_path: Path) -> Non
     pytest.importorskip("openvino")
     (tmp_path / "m.xml").write_text("<net/>")
     os.mkfifo(tmp_path / "m.bin")
-    with pytest.raises(InputError, match="m.bin: cannot be read"):
+    with pytest.raises(InputError, match=r"m\.bin: cannot be read"):
         open_model_file(tmp_path / "m.xml")
 
 
