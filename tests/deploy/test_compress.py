@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from convmixer.config import ModelConfig
 from convmixer.data import Dataset
 from convmixer.deploy import compress
 from convmixer.deploy.compress import RECORD, compress_run, verdict
 from convmixer.deploy.measure import Measured, measure_files
 from convmixer.deploy.pipeline import Pipeline
-from convmixer.deploy.prune import pruned
+from convmixer.deploy.prune import counts_left, pruned
 from convmixer.deploy.source import Source
 from convmixer.errors import InputError
 from convmixer.inference.model_file import open_model_file
@@ -79,8 +80,9 @@ def test_int8_is_the_run_in_eight_bits_with_ranges_from_training_images(trained:
 
 
 def test_the_test_images_are_never_looked_at_to_calibrate(trained: Path) -> None:
-    images = compress._samples(RunDir(trained), 10_000).images
-    assert images.equal(load_own_data(RunDir(trained)).splits["train"].images)
+    run = RunDir(trained)
+    data = load_own_data(run)
+    assert compress._samples(run, data, 10_000).images.equal(data.splits["train"].images)
 
 
 @pytest.mark.slow
@@ -105,7 +107,8 @@ def test_a_pruned_network_is_smaller_trained_and_compared_with_one_from_scratch(
 
 
 def test_the_block_goes_without_which_the_loss_is_least(trained: Path) -> None:
-    source, samples = Source.of_run(RunDir(trained)), compress._samples(RunDir(trained), 64)
+    run = RunDir(trained)
+    source, samples = Source.of_run(run), compress._samples(run, load_own_data(run), 64)
     losses = []
     for kept in (0, 1):
         config, state = keep_blocks(source.info.architecture, source.answers.deployed.model.state_dict(), [kept])
@@ -114,11 +117,47 @@ def test_the_block_goes_without_which_the_loss_is_least(trained: Path) -> None:
         with torch.inference_mode():
             logits = model(source.answers.deployed.normalize(samples.images))
         losses.append(float(torch.nn.functional.cross_entropy(logits, samples.labels)))
-    smaller = pruned(source, "blocks", 0.5, "l1", samples)
+    smaller = pruned(source, Pipeline(prune="blocks"), 1, samples)
     assert smaller.info.architecture.depth == 1
     own = source.answers.deployed.model.state_dict()
     kept = losses.index(min(losses))
     assert smaller.answers.deployed.model.blocks[0][1].weight.equal(own[f"blocks.{kept}.1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "pipeline", "expected"),
+    [
+        ({"dim": 64}, Pipeline(prune="channels"), [32]),
+        ({"dim": 64}, Pipeline(prune="channels", prune_steps=2, finetune=2), [48, 32]),
+        ({"dim": 256}, Pipeline(prune="channels", prune_steps=3, finetune=3, ratio=0.75), [160, 104, 64]),
+        ({"dim": 16}, Pipeline(prune="channels", prune_steps=9, finetune=9), [8]),
+        ({"depth": 8}, Pipeline(prune="blocks", prune_steps=2, finetune=2), [6, 4]),
+        ({"depth": 2}, Pipeline(prune="blocks", prune_steps=3, finetune=3), [1]),
+        ({}, Pipeline(quantize="int8"), []),
+    ],
+)
+def test_steps_drop_equal_shares_of_what_is_left(
+    sizes: dict[str, int], pipeline: Pipeline, expected: list[int]
+) -> None:
+    assert counts_left(ModelConfig(**sizes), pipeline) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quickly")
+def test_each_step_of_pruning_has_its_share_of_the_training(trained: Path, tmp_path: Path) -> None:
+    pipeline = Pipeline(prune="channels", ratio=0.75, prune_steps=2, finetune=3)
+    made = compress_run(trained, pipeline, tmp_path / "out")
+    changes = open_model_file(tmp_path / "out" / "compressed.onnx").info.changes
+    assert [(one["step"], one.get("left"), one.get("epochs")) for one in changes] == [
+        ("prune", 16, None),
+        ("finetune", None, 1),
+        ("prune", 8, None),
+        ("finetune", None, 2),
+    ]
+    first, last = RunDir(tmp_path / "out" / "finetuned-1"), RunDir(tmp_path / "out" / "finetuned")
+    assert (first.config().architecture.dim, last.config().architecture.dim) == (16, 8)
+    assert made.models[1].parameters < made.models[0].parameters / 4
+    assert compress_run(trained, pipeline, tmp_path / "out").models[1].accuracy == made.models[1].accuracy
 
 
 def measured(**changes: object) -> Measured:

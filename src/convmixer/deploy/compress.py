@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,14 @@ import numpy as np
 import torch
 
 from convmixer.config import RunConfig
+from convmixer.data import Dataset
 from convmixer.deploy.check import CheckImages, check_images, compare, require_equal
 from convmixer.deploy.export import write_checked
 from convmixer.deploy.formats import FORMATS
 from convmixer.deploy.measure import Measured, measure_files
 from convmixer.deploy.pipeline import LEAST, Backend, Pipeline
-from convmixer.deploy.prune import Samples, pruned
+from convmixer.deploy.prune import Samples, counts_left, pruned
+from convmixer.deploy.qat import trained_in_int8
 from convmixer.deploy.quantize import FORMAT_OF, SUFFIXES, check_int8, write_int8
 from convmixer.deploy.source import Source
 from convmixer.errors import InputError
@@ -84,33 +87,30 @@ def compress_run(
     folder = run.path.parent / f"{run.path.resolve().name}-compressed" if out is None else Path(out)
     about = {"run": asdict(source.info.origin), "pipeline": asdict(pipeline)}
     _check_folder(folder, about)
-    samples = _samples(run, pipeline.calibration)
+    counts = counts_left(source.info.architecture, pipeline)
+    data = load_own_data(run)
+    samples = _samples(run, data, pipeline.calibration)
     sources = {"original": source}
-    if pipeline.prune:
-        progress(f"choosing {pipeline.prune} to drop")
-        source = pruned(source, pipeline.prune, pipeline.ratio, pipeline.criterion, samples)
+    training = _Training(run, pipeline, folder, data, console)
+    for number, count in enumerate(counts, 1):
+        progress(f"choosing the {count} most important {pipeline.prune}")
+        source = pruned(source, pipeline, count, samples)
+        _claim(folder, about)
+        if pipeline.finetune:
+            source = training.finetuned(source, number, len(counts))
     _claim(folder, about)
-    if pipeline.finetune:
-        source = _finetuned(run, source, pipeline, folder, console)
+    if pipeline.finetune and not counts:
+        source = training.finetuned(source)
     if source is not sources["original"]:
         sources["compressed"] = source
     if pipeline.baseline:
-        sources["scratch"] = _from_scratch(run, source, folder, console)
+        sources["scratch"] = training.from_scratch(source)
     files, images = [], check_images(run)
     for name, one in sources.items():
         progress(f"writing {name}{SUFFIXES[pipeline.backend]}")
         files.append(_write_float32(one, images, folder / f"{name}{SUFFIXES[pipeline.backend]}", pipeline.backend))
     if pipeline.quantize:
-        file = folder / f"int8{SUFFIXES[pipeline.backend]}"
-        progress(f"writing {file.name}")
-        chosen = samples.images.numpy()
-        write_checked(
-            file,
-            FORMATS[FORMAT_OF[pipeline.backend]],
-            lambda where: write_int8(source, where, pipeline.backend, chosen),
-            lambda written: check_int8(written, chosen),
-        )
-        files.append(file)
+        files += _write_int8(training, source, samples, progress)
     models = tuple(measure_files(files, data=run, progress=progress))
     verdicts = [verdict(models[0], one) for one in models[1:]]
     if pipeline.baseline:
@@ -168,8 +168,8 @@ def _check_folder(folder: Path, about: dict[str, Any]) -> None:
     if not folder.is_dir():
         where = f"lies in {folder.parent}, which is no folder" if not folder.parent.is_dir() else "is no folder"
         raise InputError(f"--out: {folder} {where}; name a new one in a folder that exists.")
-    if not any(folder.iterdir()):
-        return
+    if all(file.name.startswith(".") for file in folder.iterdir()):
+        return  # empty, but for what a killed process may have left
     if not (folder / RECORD).exists():
         raise InputError(f"--out: {folder} holds other files; choose another one.")
     found = parse_json(read_bytes(folder / RECORD), str(folder / RECORD))
@@ -183,57 +183,72 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
     write_atomic(folder / RECORD, _json(about))
 
 
-def _samples(run: RunDir, count: int) -> Samples:
+def _samples(run: RunDir, data: Dataset, count: int) -> Samples:
     """Training images of the run's own data, drawn once for all."""
-    part = load_own_data(run).splits["train"]
+    part = data.splits["train"]
     if len(part) < LEAST:
         raise InputError(f"--calibration: {run.path} has {len(part)} training images, and {LEAST} are needed.")
     chosen = torch.from_numpy(np.sort(np.random.default_rng(0).permutation(len(part))[:count]))
     return Samples(part.images[chosen], part.labels[chosen])
 
 
-def _finetuned(run: RunDir, source: Source, pipeline: Pipeline, folder: Path, console: Console | None) -> Source:
-    """The network after its training, which is a run of its own in the folder."""
-    start = folder / "start.safetensors"
-    write_checked(start, FORMATS["safetensors"], lambda where: FORMATS["safetensors"].write(source, where), _accept)
-    config = _config(run, source).replace(
-        epochs=pipeline.finetune,
-        init_from=str(start.absolute()),
-        teacher=str(Path(pipeline.teacher).absolute()) if pipeline.teacher else None,
-        lr=run.config().train.lr * pipeline.lr_scale,
-        muon_lr=run.config().train.muon_lr * pipeline.lr_scale,
-    )
-    change = {"step": "finetune", "epochs": pipeline.finetune, "lr_scale": pipeline.lr_scale}
-    change |= {"teacher": pipeline.teacher} if pipeline.teacher else {}
-    trained = _trained(run, config, folder / "finetuned", console)
-    return replace(trained, info=replace(trained.info, changes=(*source.info.changes, change)))
+@dataclass
+class _Training:
+    """The runs that a pipeline trains, in its folder."""
 
+    run: RunDir
+    pipeline: Pipeline
+    folder: Path
+    data: Dataset
+    console: Console | None
+    finetunings: list[RunDir] = field(default_factory=list)
 
-def _from_scratch(run: RunDir, source: Source, folder: Path, console: Console | None) -> Source:
-    """The smaller network, trained for as long as the run and its fine-tuning were."""
-    finetuned = RunDir(folder / "finetuned")
-    spent = sum(record.seconds for record in run.metrics())
-    own = finetuned.metrics() if finetuned.has_weights() else []
-    spent += sum(record.seconds for record in own)
-    per_epoch = float(np.median([record.seconds for record in own])) if own else 0.0
-    epochs = max(1, round(spent / per_epoch)) if per_epoch else run.config().train.epochs
-    known = RunDir(folder / "scratch")
-    if (known.path / "config.json").exists():
-        epochs = known.config().train.epochs  # as it began: times are measured anew where training is
-    config = _config(run, source).replace(epochs=epochs, init_from=None, teacher=None)
-    return _trained(run, config, folder / "scratch", console)
+    def finetuned(self, source: Source, step: int = 1, steps: int = 1) -> Source:
+        """The network after its share of the training."""
+        pipeline, train_config = self.pipeline, self.run.config().train
+        name = "" if step == steps else f"-{step}"
+        epochs = pipeline.finetune * step // steps - pipeline.finetune * (step - 1) // steps
+        start, kind = self.folder / f"start{name}.safetensors", FORMATS["safetensors"]
+        write_checked(start, kind, lambda where: kind.write(source, where), lambda _: None)
+        config = self.config(source).replace(
+            epochs=epochs,
+            init_from=str(start.absolute()),
+            teacher=str(Path(pipeline.teacher).absolute()) if pipeline.teacher else None,
+            lr=train_config.lr * pipeline.lr_scale,
+            muon_lr=train_config.muon_lr * pipeline.lr_scale,
+        )
+        change = {"step": "finetune", "epochs": epochs, "lr_scale": pipeline.lr_scale}
+        change |= {"teacher": pipeline.teacher} if pipeline.teacher else {}
+        place = RunDir(self.folder / f"finetuned{name}")
+        trained = self._trained(config, place, "choose a smaller --lr-scale")
+        self.finetunings.append(place)
+        return replace(trained, info=replace(trained.info, changes=(*source.info.changes, change)))
 
+    def from_scratch(self, source: Source) -> Source:
+        """The smaller network, trained for as long as the run and its fine-tuning were."""
+        place = RunDir(self.folder / "scratch")
+        if (place.path / "config.json").exists():
+            epochs = place.config().train.epochs  # as it began: times are measured anew where training is
+        elif self.finetunings:
+            spent = sum(record.seconds for run in (self.run, *self.finetunings) for record in run.metrics())
+            own = [record.seconds for record in self.finetunings[-1].metrics()]
+            epochs = max(1, round(spent / float(np.median(own))))
+        else:
+            epochs = self.run.config().train.epochs
+        config = self.config(source).replace(epochs=epochs, init_from=None, teacher=None)
+        return self._trained(config, place, "leave out --baseline")
 
-def _config(run: RunDir, source: Source) -> RunConfig:
-    """The run's settings, for another architecture."""
-    return replace(run.config(), architecture=source.info.architecture).replace(freeze="", image_size_start=None)
+    def config(self, source: Source) -> RunConfig:
+        """The run's settings, for another architecture."""
+        config = replace(self.run.config(), architecture=source.info.architecture)
+        return config.replace(freeze="", image_size_start=None)
 
-
-def _trained(run: RunDir, config: RunConfig, place: Path, console: Console | None) -> Source:
-    summary = train(config, place, resume=(place / "config.json").exists(), dataset=load_own_data(run), console=console)
-    if summary.status != "finished":
-        raise InputError(f"{place}: the training {summary.status} ({summary.message}); choose a smaller --lr-scale.")
-    return Source.of_run(RunDir(place))
+    def _trained(self, config: RunConfig, place: RunDir, advice: str) -> Source:
+        begun = (place.path / "config.json").exists()
+        summary = train(config, place.path, resume=begun, dataset=self.data, console=self.console)
+        if summary.status != "finished":
+            raise InputError(f"{place.path}: the training {summary.status} ({summary.message}); {advice}.")
+        return Source.of_run(place)
 
 
 def _write_float32(source: Source, images: CheckImages, file: Path, backend: Backend) -> Path:
@@ -245,8 +260,25 @@ def _write_float32(source: Source, images: CheckImages, file: Path, backend: Bac
     return file
 
 
-def _accept(written: FilePredictor) -> None:
-    """A file that this process has written and reads itself."""
+def _write_int8(training: _Training, source: Source, samples: Samples, progress: Callable[[str], object]) -> list[Path]:
+    """Writes the network in 8 bits and, where it is to be trained for that, once more."""
+    backend, chosen, files = training.pipeline.backend, samples.images.numpy(), []
+    sources = {"int8": source}
+    if epochs := training.pipeline.qat:
+        progress("training for int8")
+        config = training.config(source)
+        sources["int8-qat"] = trained_in_int8(source, config, training.data, epochs, samples.images, training.folder)
+    for name, one in sources.items():
+        file = training.folder / f"{name}{SUFFIXES[backend]}"
+        progress(f"writing {file.name}")
+        write_checked(
+            file,
+            FORMATS[FORMAT_OF[backend]],
+            partial(write_int8, one, backend=backend, images=chosen),
+            lambda written: check_int8(written, chosen),
+        )
+        files.append(file)
+    return files
 
 
 def _json(values: Any) -> str:

@@ -26,6 +26,8 @@ class Pipeline(Checked):
     """Drop channels (in all layers alike: a smaller --dim) or whole blocks (a smaller --depth)."""
     ratio: Annotated[float, Meta(gt=0, lt=1)] = 0.5
     """Share of the channels or blocks that goes; multiply-adds go with its square for channels."""
+    prune_steps: Positive = 1
+    """Prune in so many steps of equal factors, with a share of the fine-tuning after each."""
     criterion: Criterion = "l1"
     """Which channels matter least: l1, the weights that touch them; bn, the factors of batch normalisation; taylor,
     weight times gradient on training images. Of blocks, those go without which the loss on training images is least."""
@@ -39,6 +41,8 @@ class Pipeline(Checked):
     """Train the smaller network from scratch as well, for as long as the run and its fine-tuning took together."""
     quantize: Literal["int8"] | None = None
     """Convolutions and linear layers in 8 bits, ranges taken from training images."""
+    qat: Count = 0
+    """Epochs of training with that rounding before, at a hundredth of the run's learning rate."""
     backend: Backend = "onnxruntime"
     """Runtime that the files are for, and in which they are compared."""
     calibration: Positive = 512
@@ -51,5 +55,9 @@ class Pipeline(Checked):
             yield "`teacher`: there is no training that it could help; give `finetune` a number of epochs."
         if self.baseline and not self.prune:
             yield "`baseline`: is the pruned network trained from scratch; it needs `prune`."
+        if self.qat and not self.quantize:
+            yield "`qat`: trains for 8 bits; add `quantize` int8."
+        if self.prune_steps > max(self.finetune, 1):
+            yield f"`prune_steps`: {self.prune_steps} steps need an epoch of training each; give `finetune` as many."
         if self.calibration < LEAST:
             yield f"`calibration`: {self.calibration} images are too few; give {LEAST} or more."

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convmixer.deploy.pipeline import Criterion, What
+from convmixer.config import ModelConfig
+from convmixer.deploy.pipeline import Pipeline
 from convmixer.deploy.source import Source
 from convmixer.errors import InputError
 from convmixer.inference.deployed import Deployed
@@ -20,6 +22,7 @@ from convmixer.models.pruning import (
     keep_blocks,
     keep_channels,
     most_important,
+    pruned_depth,
     pruned_width,
     weight_importance,
 )
@@ -37,38 +40,51 @@ class Samples:
     """(N,) int64."""
 
 
-def pruned(source: Source, what: What, ratio: float, criterion: Criterion, samples: Samples) -> Source:
+def counts_left(config: ModelConfig, pipeline: Pipeline) -> list[int]:
+    """How many channels, or blocks, are left after each step of a pipeline; none where it does not prune.
+
+    Raises:
+        InputError: a ratio that drops nothing or everything.
+    """
+    if pipeline.prune is None:
+        return []
+    count = pruned_width if pipeline.prune == "channels" else pruned_depth
+    last, counts = count(config, pipeline.ratio), list[int]()
+    for step in range(1, pipeline.prune_steps):
+        with contextlib.suppress(InputError):  # a step that is too small to drop anything
+            counts.append(count(config, 1 - (1 - pipeline.ratio) ** (step / pipeline.prune_steps)))
+    return [*sorted({one for one in counts if one > last}, reverse=True), last]
+
+
+def pruned(source: Source, pipeline: Pipeline, count: int, samples: Samples) -> Source:
     """The trained network without the least important of its channels or blocks, not trained any further.
 
     Args:
         source: the network as it is; stays as it is.
-        what: channels, everywhere alike, so that ``dim`` becomes smaller; or blocks.
-        ratio: the share of them to drop.
-        criterion: for channels, what tells their importance; of blocks, the one goes whose loss harms least, one after
-            the other.
+        pipeline: says what goes (channels, everywhere alike, so that ``dim`` becomes smaller; or blocks) and, for
+            channels, what tells their importance; of blocks, the one goes whose loss harms least, one after the other.
+        count: how many are left; see :func:`counts_left`.
         samples: training images; the criteria l1 and bn do not look at them.
 
     Raises:
-        InputError: a ratio that drops nothing or everything, or a part of the network whose width does not follow from
-            ``dim``.
+        InputError: a part of the network whose width does not follow from ``dim``.
     """
-    info, model = source.info, source.answers.deployed.model
+    info, model, criterion = source.info, source.answers.deployed.model, pipeline.criterion
     config, state = info.architecture, dict(model.state_dict())
-    if what == "blocks":
-        smaller, state = keep_blocks(config, state, _useful_blocks(source, ratio, samples))
+    change: dict[str, object] = {"step": "prune", "what": pipeline.prune, "left": count}
+    if pipeline.prune == "blocks":
+        smaller, state = keep_blocks(config, state, _useful_blocks(source, count, samples))
     else:
-        width = pruned_width(config, ratio)
-        smaller, axes = channel_axes(config, len(info.classes), info.channels, width)
+        change["criterion"] = criterion
+        smaller, axes = channel_axes(config, len(info.classes), info.channels, count)
         if criterion == "taylor":
             importance = gradient_importance(_saliency(source.answers.deployed, samples), axes)
         else:
             importance = weight_importance(state, axes, norms=criterion == "bn")
         if not importance.keys() >= {group for of_tensor in axes.values() for group in of_tensor.values()}:
             raise InputError(f"--criterion: {criterion} says nothing of some channels of this network; choose l1.")
-        state = keep_channels(state, axes, most_important(importance, config, width))
-    settings = {"ratio": ratio} | ({"criterion": criterion} if what == "channels" else {})
-    changes = (*info.changes, {"step": "prune", "what": what, **settings})
-    result = replace(info, architecture=smaller, changes=changes)
+        state = keep_channels(state, axes, most_important(importance, config, count))
+    result = replace(info, architecture=smaller, changes=(*info.changes, change))
     answers = answers_of(result)
     answers.deployed.model.load_state_dict(state)
     return Source(result, answers)
@@ -92,14 +108,9 @@ def _saliency(deployed: Deployed, samples: Samples) -> dict[str, Tensor]:
     return result
 
 
-def _useful_blocks(source: Source, ratio: float, samples: Samples) -> list[int]:
+def _useful_blocks(source: Source, count: int, samples: Samples) -> list[int]:
     """The indices of the blocks to keep."""
     config, info, deployed = source.info.architecture, source.info, source.answers.deployed
-    drop = round(config.depth * ratio)
-    if not 0 < ratio < 1 or not 0 < drop < config.depth:
-        raise InputError(
-            f"--ratio: {ratio:g} of {config.depth} blocks is {drop}; give a share that drops some, and leaves some."
-        )
     kept, state = list(range(config.depth)), dict(deployed.model.state_dict())
 
     def loss(blocks: list[int]) -> float:
@@ -110,6 +121,6 @@ def _useful_blocks(source: Source, ratio: float, samples: Samples) -> list[int]:
             logits = torch.cat([model(deployed.normalize(part)) for part in samples.images.split(_BATCH)])
         return float(F.cross_entropy(logits, samples.labels))
 
-    for _ in range(drop):
+    while len(kept) > count:
         kept = min(([b for b in kept if b != candidate] for candidate in kept), key=loss)
     return kept

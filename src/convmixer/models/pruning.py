@@ -43,6 +43,21 @@ def pruned_width(config: ModelConfig, ratio: float) -> int:
     return width
 
 
+def pruned_depth(config: ModelConfig, ratio: float) -> int:
+    """The ``depth`` that is left without the share ``ratio`` of the blocks.
+
+    Raises:
+        InputError: a ratio that leaves no block, or all of them.
+    """
+    left = config.depth - round(config.depth * ratio)
+    if not 0 < ratio < 1 or not 0 < left < config.depth:
+        raise InputError(
+            f"`ratio`: {ratio:g} of {config.depth} blocks is {config.depth - left}; give a share that drops some, and "
+            "leaves some."
+        )
+    return left
+
+
 def channel_axes(config: ModelConfig, n_classes: int, channels: int, width: int) -> tuple[ModelConfig, Axes]:
     """The network that is left with ``width`` channels, and which axes of its tensors have fewer entries.
 
