@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import secrets
+import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
 _LOCK_POLL_SECONDS = 0.01
 _LARGEST_FILE = 2**28  # bytes of a record
+_IN_USE = ".lock"  # in a temporary folder
+_STALE_SECONDS = 60.0  # more than it takes from making such a folder to locking it
 
 
 @contextmanager
@@ -46,6 +51,22 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """Writes ``content`` to ``path`` as :func:`atomic_path` does; text as UTF-8."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
+
+
+@contextmanager
+def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
+    """An empty folder in ``parent`` for parts of ``name`` that are moved out of it when they are whole.
+
+    It goes with the block, and so do those that killed processes left there for the same ``name``.
+    """
+    for left in parent.glob(f".{glob.escape(name)}.*.tmp"):
+        if left.is_dir() and time.time() - left.stat().st_mtime > _STALE_SECONDS and not is_locked(left / _IN_USE):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f".{name}.", suffix=".tmp", dir=parent) as folder:
+        content = Path(folder) / "content"
+        content.mkdir()
+        with file_lock(Path(folder) / _IN_USE):
+            yield content
 
 
 def read_bytes(path: Path) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import stat
@@ -229,6 +230,7 @@ def test_what_cannot_be_exported_or_opened_is_said(run: Path, tmp_path: Path, co
     with pytest.raises(InputError, match="cannot load it"):
         open_model_file("damaged.pt2", trusted=True)
     (tmp_path / "damaged.xml").write_bytes(b"no model")
+    (tmp_path / "damaged.bin").write_bytes(b"no model")
     assert "openvino" in said("predict", "damaged.xml", "x.png").lower()
     assert "--data: is for model files" in said("evaluate", run, "--data", run)
     export_run(run, "safetensors", "m.safetensors")
@@ -249,6 +251,10 @@ def test_graphs_that_are_not_as_described_are_refused(tmp_path: Path) -> None:
     file.write_bytes(graph.SerializeToString())
     with pytest.raises(InputError, match=r"not the images \(N, 3, 16, 16\) uint8 that it describes"):
         open_model_file(file)
+    describe_onnx(graph, replace(source.info, classes=("cat", "dog")))
+    file.write_bytes(graph.SerializeToString())
+    with pytest.raises(InputError, match=r"gives logits of shape .* not \(N, 2\) for the 2 classes"):
+        open_model_file(file)
     del graph.metadata_props[:]
     file.write_bytes(graph.SerializeToString())
     with pytest.raises(InputError, match="does not say what its classes"):
@@ -258,6 +264,71 @@ def test_graphs_that_are_not_as_described_are_refused(tmp_path: Path) -> None:
     file.write_bytes(graph.SerializeToString())
     with pytest.raises(InputError, match=r"ONNX Runtime \S+ cannot load it"):
         open_model_file(file)
+
+
+def test_a_graph_without_inputs_is_refused(tmp_path: Path) -> None:
+    source = made_source(depth=1, kernel_size=3)
+    constant = onnx.numpy_helper.from_array(np.zeros((1, 3), np.float32))
+    output = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [1, 3])
+    nodes = [onnx.helper.make_node("Constant", [], ["logits"], value=constant)]
+    opset = onnx.helper.make_opsetid("", OPSET)
+    made = onnx.helper.make_graph(nodes, "g", [], [output])
+    graph = onnx.helper.make_model(made, opset_imports=[opset], ir_version=9)
+    describe_onnx(graph, source.info)
+    (tmp_path / "m.onnx").write_bytes(graph.SerializeToString())
+    with pytest.raises(InputError, match="takes nothing"):
+        open_model_file(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        ((0, 0), r"ONNX Runtime .* cannot run it on 2 images \(.*Reshape"),
+        ((8, 108), r"answers with float32 of shape \(8, 108\), not float32 of shape \(2, 3\)"),
+    ],
+)
+def test_a_graph_that_does_not_keep_its_promises_when_it_runs_is_refused(
+    first: tuple[int, int], said: str, tmp_path: Path
+) -> None:
+    source = made_source(depth=1, kernel_size=3)
+    helper, kinds = onnx.helper, onnx.TensorProto
+    constants = {"row": [-1], "from": [0], "to": [2]}
+    nodes = [  # the first two pixels are the shape of the logits
+        helper.make_node("Reshape", ["images", "row"], ["pixels"]),
+        helper.make_node("Slice", ["pixels", "from", "to"], ["both"]),
+        helper.make_node("Cast", ["both"], ["shape"], to=kinds.INT64),
+        helper.make_node("Reshape", ["images", "shape"], ["rows"]),
+        helper.make_node("Cast", ["rows"], ["logits"], to=kinds.FLOAT),
+        helper.make_node("Softmax", ["logits"], ["probabilities"]),
+    ]
+    given = helper.make_tensor_value_info("images", kinds.UINT8, ["batch", 3, 12, 12])
+    outputs = [helper.make_tensor_value_info(name, kinds.FLOAT, ["n", "k"]) for name in ("logits", "probabilities")]
+    initial = [onnx.numpy_helper.from_array(np.array(values), name) for name, values in constants.items()]
+    made = helper.make_graph(nodes, "g", [given], outputs, initial)
+    graph = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
+    describe_onnx(graph, source.info)
+    (tmp_path / "m.onnx").write_bytes(graph.SerializeToString())
+    opened = open_model_file(tmp_path / "m.onnx")
+    images = np.zeros((2, 3, 12, 12), np.uint8)
+    images[0, 0, 0, :2] = first
+    with pytest.raises(InputError, match=said):
+        opened.logits(images)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_beside_an_openvino_file_is_not_waited_for(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    (tmp_path / "m.xml").write_text("<net/>")
+    os.mkfifo(tmp_path / "m.bin")
+    with pytest.raises(InputError, match=r"m\.bin: cannot be read"):
+        open_model_file(tmp_path / "m.xml")
+
+
+@pytest.mark.parametrize("values", [{"mean": (0.5,)}, {"std": (0.2, 0.3)}, {"std": (0.2, 0.3, 0.0)}, {"mean": ()}])
+def test_descriptions_of_other_channels_are_refused(values: dict[str, tuple[float, ...]]) -> None:
+    text = replace(made_source(depth=1, kernel_size=3).info, **values).to_json()
+    with pytest.raises(InputError, match="m: has no mean and deviation above 0 for each of the 3 channels"):
+        ModelInfo.from_json(text, "m")
 
 
 @pytest.mark.parametrize("sizes", [{"dim": 2**31 - 1}, {"depth": 10_000}, {"dim": 10**6}, {"depth": 2}])

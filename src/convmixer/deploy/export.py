@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from convmixer.deploy.check import CheckImages, Comparison, check_images, compar
 from convmixer.deploy.formats import FORMATS, Format
 from convmixer.deploy.source import Source
 from convmixer.errors import InputError, nearest
-from convmixer.files import sync
+from convmixer.files import sync, temporary_folder
 from convmixer.inference.model_file import FilePredictor, ModelInfo, open_model_file
 from convmixer.manifest import holds_records
 from convmixer.runs import RunDir
@@ -98,11 +97,11 @@ def write_checked(
         The size in bytes, with what lies beside it, and what ``check`` returned.
     """
     beside = [file.with_suffix(suffix) for suffix in kind.beside]
-    with tempfile.TemporaryDirectory(prefix=f".{file.name}.", suffix=".tmp", dir=file.parent) as folder:
-        written = Path(folder) / file.name
+    with temporary_folder(file.parent, file.name) as folder:
+        written = folder / file.name
         write(written)
         result = check(open_model_file(written, trusted=True))
-        size = sum(part.stat().st_size for part in Path(folder).iterdir())
+        size = sum(part.stat().st_size for part in folder.iterdir())
         if beside:
             file.unlink(missing_ok=True)  # or a kill between the two would leave an old and a new part together
         for target in (*beside, file):

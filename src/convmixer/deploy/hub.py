@@ -14,7 +14,7 @@ from convmixer.deploy.formats import FORMATS
 from convmixer.deploy.model_card import model_card
 from convmixer.deploy.source import Source
 from convmixer.errors import InputError
-from convmixer.files import read_bytes, sync
+from convmixer.files import read_bytes, sync, temporary_folder
 from convmixer.inference.model_file import ModelInfo, open_model_file
 from convmixer.models import ConvMixer
 from convmixer.models.pretrained import CARD, CONFIG, WEIGHTS, check_folder, hub_config, push_folder
@@ -75,8 +75,7 @@ def save_pretrained(
     }
     config = hub_config(network, about=asdict(info), labels=info.classes)
     images = check_images(run) if images is None else images
-    with tempfile.TemporaryDirectory(prefix=".hub.", suffix=".tmp", dir=place.absolute().parent) as temporary:
-        written = Path(temporary)
+    with temporary_folder(place.absolute().parent, place.absolute().name) as written:
         FORMATS["safetensors"].write(source, written / WEIGHTS)
         opened = open_model_file(written / WEIGHTS)
         found = compare(source.predictor(), opened, images, exact=source.exact_logits, progress=progress)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from convmixer.config import ModelConfig
 from convmixer.errors import InputError
@@ -98,6 +103,12 @@ class ModelInfo:
         info = build(cls, parse_json(text, f"{where}, metadata"), f"{where}, metadata", others=True)
         if not info.classes or info.image_size < 1 or info.channels not in (1, 3):
             raise InputError(f"{where}: describes no classes or no images; give a file that convmixer export wrote.")
+        sizes = {len(info.mean), len(info.std), info.channels}
+        if len(sizes) > 1 or not all(map(math.isfinite, (*info.mean, *info.std))) or min(info.std) <= 0:
+            raise InputError(
+                f"{where}: has no mean and deviation above 0 for each of the {info.channels} channels that it "
+                "describes; give a file that convmixer export wrote."
+            )
         return info
 
 
@@ -176,7 +187,7 @@ def required(module: str, extra: str, what: str) -> Any:
 
 
 def checked_signature(
-    where: str, info: ModelInfo, given: tuple[str, str, tuple[Any, ...]], outputs: tuple[str, ...]
+    where: str, info: ModelInfo, given: tuple[str, str, tuple[Any, ...]], outputs: dict[str, tuple[Any, ...]]
 ) -> None:
     """Raises InputError if a graph does not take the images, or give the answers, that its description promises.
 
@@ -184,7 +195,7 @@ def checked_signature(
         where: the file.
         info: its description.
         given: of the graph's only input, name, type and shape; None, -1 or a name stand for any size.
-        outputs: names.
+        outputs: shapes by name, with the same signs for any size.
     """
     name, kind, shape = given
     wanted = (info.channels, info.image_size, info.image_size)
@@ -195,3 +206,42 @@ def checked_signature(
         )
     if not {LOGITS, PROBABILITIES} <= set(outputs):
         raise InputError(f"{where}: gives {', '.join(outputs)}, not {LOGITS} and {PROBABILITIES}; export it again.")
+    count = len(info.classes)
+    for output in (LOGITS, PROBABILITIES):
+        found = outputs[output]
+        if len(found) != 2 or (isinstance(found[1], int) and found[1] not in (-1, count)):
+            raise InputError(
+                f"{where}: gives {output} of shape {list(found)}, not (N, {count}) for the {count} classes that it "
+                "describes; export it again."
+            )
+
+
+def checked_logits(
+    model: ModelFile, images: NDArray[np.uint8], run: Callable[[NDArray[np.uint8]], Any]
+) -> NDArray[np.float32]:
+    """What a graph answers: images (N, C, H, H) uint8 → (N, K) float32.
+
+    Args:
+        model: whose graph it is.
+        images: pixels.
+        run: executes it.
+
+    Raises:
+        InputError: it cannot be run on these images, or gives other things than its description promises.
+    """
+    try:
+        logits = np.array(run(np.ascontiguousarray(images)))
+    except MemoryError:
+        raise
+    except Exception as error:  # every runtime has its own
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise InputError(
+            f"{model.name}: {model.runtime} cannot run it on {len(images)} images ({reason}); export it again."
+        ) from None
+    wanted = (len(images), len(model.classes))
+    if logits.dtype != np.float32 or logits.shape != wanted:
+        raise InputError(
+            f"{model.name}: answers with {logits.dtype} of shape {logits.shape}, not float32 of shape {wanted}; "
+            "export it again."
+        )
+    return logits

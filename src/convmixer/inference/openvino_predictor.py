@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 
 from convmixer.errors import InputError
-from convmixer.inference.model_file import INPUT, KEY, LOGITS, ModelFile, ModelInfo, checked_signature, required
+from convmixer.files import open_regular
+from convmixer.inference.model_file import (
+    INPUT,
+    KEY,
+    LOGITS,
+    ModelFile,
+    ModelInfo,
+    checked_logits,
+    checked_signature,
+    required,
+)
 
 
 @dataclass(frozen=True)
@@ -28,17 +38,23 @@ class OpenVinoPredictor(ModelFile):
         if threads:
             options |= {"INFERENCE_NUM_THREADS": threads}
         version = openvino.get_version().partition("-")[0]
+        for part in (path, path.with_suffix(".bin")):
+            try:
+                open_regular(part).close()  # OpenVINO would wait for a pipe
+            except OSError as error:
+                raise InputError(
+                    f"{part}: cannot be read ({error.strerror}); give the .xml file that convmixer export wrote, with "
+                    "its .bin beside it."
+                ) from None
         try:
             core = openvino.Core()
             model = core.read_model(path)
             described = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
             info = ModelInfo.from_json(described, str(path))
             (given,) = model.inputs
-            shape = tuple(None if size.is_dynamic else size.get_length() for size in given.get_partial_shape())
-            outputs = tuple(output.get_any_name() for output in model.outputs)
-            checked_signature(
-                str(path), info, (given.get_any_name(), given.get_element_type().get_type_name(), shape), outputs
-            )
+            outputs = {output.get_any_name(): _shape(output) for output in model.outputs}
+            kind = given.get_element_type().get_type_name()
+            checked_signature(str(path), info, (given.get_any_name(), kind, _shape(given)), outputs)
             compiled = core.compile_model(model, "CPU", options)
         except InputError:
             raise
@@ -52,5 +68,8 @@ class OpenVinoPredictor(ModelFile):
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Images (N, C, H, H) uint8 → (N, K) float32."""
-        answers = self.compiled({INPUT: np.ascontiguousarray(images)})
-        return np.array(answers[LOGITS])
+        return checked_logits(self, images, lambda pixels: self.compiled({INPUT: pixels})[LOGITS])
+
+
+def _shape(port: Any) -> tuple[int | None, ...]:
+    return tuple(None if size.is_dynamic else size.get_length() for size in port.get_partial_shape())
