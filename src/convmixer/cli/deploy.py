@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,12 +26,13 @@ class Export:
 
     run: tyro.conf.Positional[Path]
     """Run directory."""
-    format: Literal["onnx", "openvino", "torch-export", "safetensors", "paper", "hub"] = "onnx"
+    format: Literal["onnx", "openvino", "torch-export", "safetensors", "paper", "hub", "web"] = "onnx"
     """onnx: for ONNX Runtime and most others. openvino: for Intel's runtime. torch-export: a program for PyTorch
     without this package. safetensors: the weights alone, with a description of network and images; paper: the same in
-    the layout of the paper's code. hub: a folder as Hugging Face and timm have it, with a model card."""
+    the layout of the paper's code. hub: a folder as Hugging Face and timm have it, with a model card. web: a page
+    that classifies pictures in the browser."""
     out: Path | None = None
-    """File to write, or folder (hub); by default one in the run directory, named after it."""
+    """File to write, or folder (hub, web); by default one in the run directory, named after it."""
     push: str | None = None
     """With --format hub: upload the folder to this repository (OWNER/NAME) on the hub; read its README.md first."""
     private: bool = False
@@ -46,6 +48,8 @@ class Export:
             return self._hub()
         if self.push is not None or self.private:
             raise InputError("--push, --private: only folders are uploaded; add --format hub.")
+        if self.format == "web":
+            return self._web()
         with progress(ERRORS, "checking", None) as advance:
             made = export_run(self.run, self.format, self.out, progress=lambda done: advance(done, None))
         if self.json:
@@ -54,6 +58,20 @@ class Export:
         opset = f", opset {made.info.opset}" if made.info.opset else ""
         Terminal(soft_wrap=True).print(f"{made.file}: {made.bytes / 1e6:.2f} MB{opset}, checked in {made.runtime}")
         _print_check(made.check)
+        return 0
+
+    def _web(self) -> int:
+        from convmixer.deploy.web import export_site
+
+        with progress(ERRORS, "checking", None) as advance:
+            site = export_site(self.run, self.out, progress=lambda done: advance(done, None))
+        if self.json:
+            print_json(site.to_dict())
+            return 0
+        out = Terminal(soft_wrap=True)
+        out.print(f"{site.folder}: {site.bytes / 1e6:.2f} MB, checked in {site.runtime}")
+        _print_check(site.check)
+        out.print(f"Look at it: python -m http.server --directory {shlex.quote(str(site.folder))}")
         return 0
 
     def _hub(self) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from convmixer.deploy.source import Source
 from convmixer.errors import InputError
@@ -78,8 +79,12 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def program(source: Source) -> torch.export.ExportedProgram:
+def program(source: Source, module: nn.Module | None = None) -> torch.export.ExportedProgram:
     """The model as a program of PyTorch's own operators, for any number of images at once.
+
+    Args:
+        source: the model.
+        module: what to export instead of its answers, with the same input.
 
     Raises:
         InputError: a part of the network uses other operators, or cannot be exported.
@@ -89,7 +94,7 @@ def program(source: Source) -> torch.export.ExportedProgram:
     with quiet():
         try:
             exported = torch.export.export(
-                source.answers, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False
+                module or source.answers, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False
             )
         except Exception as error:  # of a head or branch of the user's own, anything
             reason = " ".join(str(error).split())[:300].rstrip(".")
@@ -103,21 +108,28 @@ def program(source: Source) -> torch.export.ExportedProgram:
     return exported
 
 
-def onnx_graph(source: Source) -> Any:
+def onnx_graph(
+    source: Source, module: nn.Module | None = None, outputs: Sequence[str] = (LOGITS, PROBABILITIES)
+) -> Any:
     """The model as an ``onnx.ModelProto`` of opset :data:`OPSET`, with its description as metadata.
+
+    Args:
+        source: the model.
+        module: what to export instead of its answers, with the same input.
+        outputs: names of what it gives.
 
     Raises:
         InputError: the extra is not installed, or the network cannot be exported.
     """
     required("onnx", "onnx", "--format onnx")
     required("onnxscript", "onnx", "--format onnx")
-    exported, info = program(source), replace(source.info, opset=OPSET)
+    exported, info = program(source, module), replace(source.info, opset=OPSET)
     with quiet():
         try:
             made = torch.onnx.export(
                 exported,
                 input_names=[INPUT],
-                output_names=[LOGITS, PROBABILITIES],
+                output_names=list(outputs),
                 opset_version=OPSET,
                 dynamo=True,
                 verbose=False,
