@@ -129,7 +129,8 @@ def test_the_temperature_is_fitted_on_validation_and_judged_on_test(run: Path, d
     assert scaling.loss_before == evaluation.figures.loss
     expected = torch.nn.functional.cross_entropy(logits / scaling.temperature, test.labels)
     assert scaling.loss == pytest.approx(expected.item(), rel=1e-4)
-    assert json.loads((run / "evaluation_test.json").read_text())["temperature_scaling"] == scaling.to_dict()
+    kept = json.loads((run / "evaluation_test.json").read_text())["temperature_scaling"]
+    assert kept == pytest.approx(scaling.to_dict(), rel=1e-5)  # training evaluates its model as it is, not fused
     assert evaluate_run(run, "val", dataset=digits).temperature_scaling is None  # it was fitted there
 
 

@@ -76,11 +76,11 @@ def test_two_processes_build_at_once(empty_cache: Path) -> None:
 @needs_compiler
 def test_a_built_library_is_not_built_again(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     empty_cache.mkdir()
-    monkeypatch.setattr(build, "_compile", lambda program, flags, target: target.touch())
+    monkeypatch.setattr(build, "_compile", lambda program, flags, source, target: target.touch())
     first = build.build()
-    monkeypatch.setattr(build, "_compile", lambda program, flags, target: pytest.fail("built again"))
+    monkeypatch.setattr(build, "_compile", lambda program, flags, source, target: pytest.fail("built again"))
     assert build.build() == first
-    monkeypatch.setattr(build, "_compile", lambda program, flags, target: target.touch())
+    monkeypatch.setattr(build, "_compile", lambda program, flags, source, target: target.touch())
     assert build.build("AVX2" if build.instruction_set() == "DEFAULT" else "DEFAULT") != first
 
 
@@ -88,14 +88,14 @@ def test_a_built_library_is_not_built_again(empty_cache: Path, monkeypatch: pyte
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "another", "digest"])
 def test_a_damaged_library_is_built_again(empty_cache: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
     empty_cache.mkdir()
-    monkeypatch.setattr(build, "_compile", lambda program, flags, target: target.write_bytes(b"library"))
+    monkeypatch.setattr(build, "_compile", lambda program, flags, source, target: target.write_bytes(b"library"))
     library = build.build()
     if damage == "digest":
         library.with_suffix(".sha256").unlink()
     else:
         library.write_bytes({"flipped": b"librarx", "truncated": b"libr", "another": b"another"}[damage])
     assert build.build().read_bytes() == b"library"
-    monkeypatch.setattr(build, "_compile", lambda program, flags, target: pytest.fail("built again"))
+    monkeypatch.setattr(build, "_compile", lambda program, flags, source, target: pytest.fail("built again"))
     assert build.build() == library
 
 
@@ -105,7 +105,7 @@ def test_a_damaged_library_is_built_again(empty_cache: Path, monkeypatch: pytest
 def test_a_cache_that_others_can_change_is_not_loaded_from(
     empty_cache: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    monkeypatch.setattr(build, "_compile", lambda program, flags, target: target.write_bytes(b"library"))
+    monkeypatch.setattr(build, "_compile", lambda program, flags, source, target: target.write_bytes(b"library"))
     build.build()
     assert empty_cache.stat().st_mode & 0o777 == 0o700
     if change == "mode":

@@ -14,10 +14,9 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
 
 from convmixer.files import (
     atomic_path,
@@ -33,7 +32,16 @@ logger = logging.getLogger("convmixer.kernels")
 SOURCES = Path(__file__).parent / "native"
 BUILD_SECONDS = 120
 
-_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-shared", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
+_FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-shared",
+    "-pthread",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+]
 _FLAGS += ["-Wno-psabi", "-Wno-ignored-attributes"]
 # What PyTorch calls the instruction sets; it runs the check, and ATEN_CPU_CAPABILITY limits it and us together.
 _INSTRUCTION_SETS = {
@@ -48,8 +56,22 @@ class BuildError(RuntimeError):
 
 def instruction_set() -> str:
     """The widest instruction set that the kernels may use here: AVX512, AVX2 or DEFAULT (the compiler's own)."""
-    found = torch.backends.cpu.get_cpu_capability()
+    torch = sys.modules.get("torch")
+    found = _capability() if torch is None else torch.backends.cpu.get_cpu_capability()
     return found if found in _INSTRUCTION_SETS else "DEFAULT"
+
+
+def _capability() -> str:
+    """What PyTorch would answer, where it is not loaded: from Linux's list of the processor's abilities."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "DEFAULT"
+    flags = next((set(line.split()) for line in text.splitlines() if line.startswith("flags")), set[str]())
+    allowed = os.environ.get("ATEN_CPU_CAPABILITY", "avx512").lower()
+    if {"avx512f", "avx512bw", "avx512vl", "avx512dq", "fma"} <= flags and allowed == "avx512":
+        return "AVX512"
+    return "AVX2" if {"avx2", "fma"} <= flags and allowed in ("avx512", "avx2") else "DEFAULT"
 
 
 def compiler() -> str | None:
@@ -59,7 +81,7 @@ def compiler() -> str | None:
     return next((path for name in ("g++", "clang++", "c++") if (path := shutil.which(name))), None)
 
 
-def build(instructions: str | None = None, extra_flags: Sequence[str] = ()) -> Path:
+def build(instructions: str | None = None, extra_flags: Sequence[str] = (), *, source: str = "convmixer.cpp") -> Path:
     """The library, built if it is not in the cache yet.
 
     Its SHA-256 lies beside it: a damaged one, which could compute anything or kill the process, is built anew.
@@ -68,6 +90,7 @@ def build(instructions: str | None = None, extra_flags: Sequence[str] = ()) -> P
     Args:
         instructions: an instruction set as in :func:`instruction_set`, which is the default.
         extra_flags: for the compiler, such as ``-fsanitize=address``.
+        source: the file to compile.
 
     Raises:
         BuildError: no compiler, a compilation that fails, or a cache that cannot be written or that others can change.
@@ -80,15 +103,16 @@ def build(instructions: str | None = None, extra_flags: Sequence[str] = ()) -> P
     try:
         version = subprocess.run([program, "--version"], capture_output=True, check=True, timeout=BUILD_SECONDS).stdout
         digest = hashlib.sha256(version + "\0".join(flags).encode())
-        for source in sources:
-            digest.update(source.name.encode() + source.read_bytes())
-        target = make_cache_dir() / f"kernels-{digest.hexdigest()[:20]}.so"
+        for file in sources:
+            digest.update(file.name.encode() + file.read_bytes())
+        kind = "kernels" if source == "convmixer.cpp" else Path(source).stem
+        target = make_cache_dir() / f"{kind}-{digest.hexdigest()[:20]}.so"
         if others_can_change(target.parent):  # a library that they put there would run as this user
             raise BuildError(
                 f"other users can change the cache folder {target.parent}; set CONVMIXER_CACHE to one of your own"
             )
         if not _is_whole(target):
-            _compile(program, flags, target)
+            _compile(program, flags, SOURCES / source, target)
             write_atomic(_digest_file(target), _sha256(target))
     except subprocess.CalledProcessError as error:
         lines = (error.stderr or b"").decode(errors="replace").splitlines()
@@ -115,10 +139,10 @@ def _sha256(file: Path) -> str:
     return hashlib.sha256(read_bytes(file)).hexdigest()
 
 
-def _compile(program: str, flags: list[str], target: Path) -> None:
+def _compile(program: str, flags: list[str], source: Path, target: Path) -> None:
     logger.info("building the native kernels once, into %s", target)
     with atomic_path(target) as temporary:
-        command = [program, *flags, str(SOURCES / "convmixer.cpp"), "-o", str(temporary)]
+        command = [program, *flags, str(source), "-o", str(temporary)]
         subprocess.run(command, capture_output=True, check=True, timeout=BUILD_SECONDS)
 
 
@@ -130,6 +154,8 @@ def parallel_entry() -> int | None:
     (scikit-learn does), whose threads would compete with PyTorch's for the cores; hence the question to PyTorch's
     library, which answers for what it depends on.
     """
+    import torch
+
     for path in sorted((Path(torch.__file__).parent / "lib").glob("*torch_cpu*")):
         try:
             function = ctypes.CDLL(str(path)).GOMP_parallel  # LLVM's and Intel's runtimes export it too

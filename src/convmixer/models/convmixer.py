@@ -19,6 +19,7 @@ from convmixer.config import Engine, ModelConfig, PerBlock
 from convmixer.errors import InputError, nearest
 from convmixer.models.blocks import Residual
 from convmixer.models.engines.executor import Executor
+from convmixer.models.engines.planned import Planned
 from convmixer.models.engines.prepared import PreparedWeights
 from convmixer.models.engines.recompute import recomputed
 from convmixer.parts.branches import BRANCHES, Activation, conv_unit
@@ -147,14 +148,17 @@ class ConvMixer(nn.Module):
         every normalisation comes behind an activation, and what follows it is a residual sum, of which it scales one
         term only, or a zero-padded convolution, whose border it would shift.
 
-        It takes effect in ``eval()`` without gradients; changes of the weights are noticed. :meth:`unfuse` undoes it.
+        In float32 on a CPU the whole network becomes one native call (:mod:`convmixer.kernels.plan`), which gives the
+        same to rounding. It takes effect in ``eval()`` without gradients; changes of the weights are noticed.
+        :meth:`unfuse` undoes it.
         """
         self._executor.prepared = PreparedWeights(keep=True)
+        self._executor.planned = Planned()
         return self
 
     def unfuse(self) -> Self:
         """Undoes :meth:`fuse` and returns the model."""
-        self._executor.prepared = None
+        self._executor.prepared = self._executor.planned = None
         return self
 
     @torch.no_grad()
@@ -303,6 +307,8 @@ class ConvMixer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images (N, C, H, W) → logits (N, n_classes)."""
+        if (planned := self._executor.planned_logits(self, x)) is not None:
+            return planned
         logits: torch.Tensor = self.head(self.head_drop(self._executor.pooled(self, x)))
         return logits
 

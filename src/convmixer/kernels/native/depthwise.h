@@ -101,12 +101,19 @@ static void unpack(const Geometry& g, const float* padded, int64_t first, int64_
   });
 }
 
-// B columns of vectors at once. Every input row adds to the K output rows in reach; their sums stay in registers and
+// The weights [K][K] of a kernel as convolve_columns takes them.
+template <int K>
+static void order_taps(const float* weight, bool turn, float* taps) {
+  for (int dx = 0; dx < K; ++dx)
+    for (int j = 0; j < K; ++j) taps[dx * K + j] = turn ? weight[j * K + K - 1 - dx] : weight[(K - 1 - j) * K + dx];
+}
+
+// B columns of vectors at once; finish(b, y, v) gets each output row. Every input row adds to the K output rows in reach; their sums stay in registers and
 // move up by one row with each input row, so that no row is loaded more often than once for each tap of a kernel row.
 // taps[dx][j] is the weight from input row y and horizontal offset dx to output row y - r + j.
-template <int K, int B>
-static void convolve_columns(const float* const* source, float* const* target, int64_t stride, int64_t height,
-                             const float* taps) {
+template <int K, int B, class Finish>
+static INLINE void convolve_columns(const float* const* source, int64_t stride, int64_t height, const float* taps,
+                                    Finish finish) {
   const int r = K / 2;
   V sum[K][B] = {};
   for (int64_t y = 0; y < height + r; ++y) {
@@ -126,7 +133,7 @@ static void convolve_columns(const float* const* source, float* const* target, i
     }
 #pragma GCC unroll 4
     for (int b = 0; b < B; ++b) {
-      if (y >= r) store(target[b] + (y - r) * stride, sum[0][b]);
+      if (y >= r) finish(b, y - r, sum[0][b]);
 #pragma GCC unroll 16
       for (int j = 0; j + 1 < K; ++j) sum[j][b] = sum[j + 1][b];
       sum[K - 1][b] = V{};
@@ -164,18 +171,19 @@ static void weight_gradient_rows(const Geometry& geometry, const float* x, const
     for (int dx = 0; dx < K; ++dx) total[i * K + dx] += sum[i][dx];
 }
 
+constexpr int columns_at_once(int k) { return 4 * k + 5 <= REGISTERS ? 4 : 2 * k + 3 <= REGISTERS ? 2 : 1; }
+
 template <int K>
 struct Depthwise {
   // As many columns, and kernel rows, as the registers hold beside the operands of one step.
-  static constexpr int WIDE = 4 * K + 5 <= REGISTERS ? 4 : 2 * K + 3 <= REGISTERS ? 2 : 1;
+  static constexpr int WIDE = columns_at_once(K);
   static constexpr int ROWS = std::max(1, std::min(K, (REGISTERS - 1) / (K + 1)));
 
   // padded → compact plane `out`; `scratch` holds WIDE groups of padded images.
   static void convolve(const Geometry& g, const float* padded, const float* weight, bool turn, float* scratch,
                        float* out) {
     float taps[K * K];
-    for (int dx = 0; dx < K; ++dx)
-      for (int j = 0; j < K; ++j) taps[dx * K + j] = turn ? weight[j * K + K - 1 - dx] : weight[(K - 1 - j) * K + dx];
+    order_taps<K>(weight, turn, taps);
     const int64_t per_group = g.lanes / LANES;
     for (int64_t group = 0; group < g.groups; group += WIDE) {
       const int64_t groups = std::min<int64_t>(WIDE, g.groups - group), columns = groups * per_group;
@@ -187,7 +195,11 @@ struct Depthwise {
           source[b] = padded + g.column(group * per_group + q + b);
           target[b] = scratch + g.column(q + b) + g.radius;
         }
-        (wide ? convolve_columns<K, WIDE> : convolve_columns<K, 1>)(source, target, g.stride, g.height, taps);
+        auto keep = [&](int b, int64_t y, V v) { store(target[b] + y * g.stride, v); };
+        if (wide)
+          convolve_columns<K, WIDE>(source, g.stride, g.height, taps, keep);
+        else
+          convolve_columns<K, 1>(source, g.stride, g.height, taps, keep);
         q += wide ? WIDE : 1;
       }
       unpack(g, scratch, group * g.abreast, std::min((group + groups) * g.abreast, g.images), out);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor
@@ -12,8 +12,12 @@ from convmixer.config import Engine
 from convmixer.errors import InputError, nearest
 from convmixer.models.engines import fast, plain
 from convmixer.models.engines.auto import AutoChoice, Choice
+from convmixer.models.engines.planned import Planned
 from convmixer.models.engines.prepared import PreparedWeights
 from convmixer.models.engines.units import Network
+
+if TYPE_CHECKING:
+    from convmixer.models.convmixer import ConvMixer
 
 _default_engine: Engine | None = None
 
@@ -44,6 +48,7 @@ class Executor:
         self.engine: Engine = "auto"
         self.recompute = False  # blocks in the backward pass, instead of keeping what they computed
         self.prepared: PreparedWeights | None = None
+        self.planned: Planned | None = None
         self.auto = AutoChoice()
 
     def set_engine(self, engine: Engine) -> None:
@@ -60,6 +65,12 @@ class Executor:
         if self.engine == "auto":
             return self.auto.choose(network, x, captured)
         return "fast" if fast.can_run(network, x) else "plain"
+
+    def planned_logits(self, model: ConvMixer, x: Tensor) -> Tensor | None:
+        """Images (N, C, H, W) → logits in one native call; None where that is not what is to be done."""
+        if self.planned is None or self.engine == "plain" or model.training or torch.is_grad_enabled():
+            return None
+        return None if torch.is_autocast_enabled(x.device.type) else self.planned.logits(model, x)
 
     def feature_maps(self, network: Network, x: Tensor) -> Tensor:
         """Images (N, C, H, W) → feature maps (N, h, H', W')."""

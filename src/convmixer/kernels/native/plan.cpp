@@ -1,0 +1,428 @@
+// A whole network in one call: images in, logits out.
+//
+// A plan holds a network's weights in the form in which they are multiplied. It is run image group by image group: the
+// activations of a group, [channels][positions] in float32, stay in a core's cache from the first layer to the last.
+// With as many groups as threads each thread takes groups of its own; with fewer, all threads share the channels and
+// positions of each layer. Both ways every value is computed by the same operations in the same order.
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <type_traits>
+#include <vector>
+
+#include "depthwise.h"
+#include "product.h"
+#include "team.h"
+
+enum Kind : int64_t { PATCHES, DEPTHWISE, POINTWISE, MEANS, DENSE, LAYER_NORM };
+
+// A layer as it is given. Mirrored field by field in plan.py; what a layer does not use is 0 or null.
+struct LayerSpec {
+  int64_t kind, in, out;
+  int64_t kernel;      // side of a depthwise kernel, or of a patch
+  int64_t activation;  // 0 none, 1 GELU, 2 ReLU
+  int64_t source, target;  // which of the maps it reads and writes
+  int64_t add;             // 1: adds to its result, depthwise: what it reads; pointwise: what the target holds
+  double eps;              // of a layer normalisation
+  const float *weight, *bias;   // bias may be null
+  const float *scale, *shift;   // [out] behind the activation, or both null
+};
+
+struct Layer {
+  LayerSpec spec;
+  Packed packed;             // of PATCHES and POINTWISE
+  std::vector<float> weight; // of DEPTHWISE [in][k][k], and of DENSE [out][in]
+  Epilogue epilogue;
+};
+
+constexpr int MAPS = 3;                   // sets of maps: the network's, and two of a branch
+constexpr int64_t CACHE = 1100 << 10;      // bytes of activations that a group may have, if it has more than one image
+constexpr int64_t LARGEST_GROUP = 16;
+
+struct Plan {
+  int64_t channels, side;  // of the images, and of a patch
+  std::vector<Layer> layers;
+  int64_t widest[MAPS] = {};  // channels of the sets of maps
+  int64_t deepest = 0;            // rows of the largest panel
+  int64_t largest_kernel = 1;
+  int64_t maps() const { return widest[0] + widest[1] + widest[2]; }  // channels of all sets
+  int64_t longest = 0;            // entries of the longest vector per image, behind MEANS
+  int64_t out = 0;                // of the last layer
+};
+
+static int64_t rounded(int64_t count, int64_t unit) { return (count + unit - 1) / unit * unit; }
+
+// Floats at the beginning of a line of the cache, zero at first, kept between calls.
+class Buffer {
+  float* floats_ = nullptr;
+  int64_t size_ = 0;
+
+ public:
+  Buffer() = default;
+  Buffer(const Buffer&) = delete;
+  ~Buffer() { std::free(floats_); }
+  float* of(int64_t size) {
+    if (size > size_) {
+      std::free(floats_);
+      size_ = 0;
+      floats_ = (float*)std::aligned_alloc(64, rounded(size * (int64_t)sizeof(float), 64));
+      if (!floats_) throw std::bad_alloc();
+      std::fill(floats_, floats_ + size, 0.0f);
+      size_ = size;
+    }
+    return floats_;
+  }
+};
+
+// The activations of a group: maps [channels][stride], and behind the pooling vectors [images][longest].
+struct Activations {
+  Buffer maps_memory, vectors_memory;
+  float *maps[MAPS], *vectors[2];
+};
+
+// What one thread needs beside them.
+struct Desk {
+  Buffer panel_memory, plane_memory, columns_memory, compact_memory;
+  float *panel, *columns, *compact;
+  Padded padded;                       // for Geometry's layout
+  int64_t laid_out[3] = {0, 0, 0};     // kernel, rows and columns of what the plane holds in rows' own layout
+};
+
+// One call.
+struct Call {
+  const Plan& plan;
+  const void* images;  // [n][channels][height][width]
+  bool bytes;          // uint8; otherwise float32
+  int64_t n, height, width;
+  float* out;             // [n][plan.out]
+  int64_t rows, columns;  // of a map
+  int64_t group;          // images in one
+  int64_t stride;         // floats from one channel of a group's maps to the next
+  bool shared;            // all threads work on one group
+  int threads;
+  std::atomic<int64_t> next{0};
+  std::atomic<bool> failed{false};
+  Barrier barrier;
+  Activations* common = nullptr;
+
+  Call(const Plan& p, const void* x, bool is_bytes, int64_t count, int64_t h, int64_t w, float* to, int most)
+      : plan(p), images(x), bytes(is_bytes), n(count), height(h), width(w), out(to) {
+    rows = h / p.side, columns = w / p.side;
+    const int64_t image = p.maps() * positions(1) * (int64_t)sizeof(float);
+    group = std::max<int64_t>(1, std::min({CACHE / image, (n + most - 1) / most, LARGEST_GROUP}));
+    shared = n < most;
+    if (shared) group = n;
+    // Below some thousand values a layer takes less time than waiting for one another.
+    const int64_t useful = shared ? p.widest[0] * positions(n) / 4096 + 1 : (n + group - 1) / group;
+    threads = (int)std::min<int64_t>(most, useful);
+    // No multiple of a page: all channels of a position would share a few lines of the cache.
+    stride = rounded(positions(group), PANEL) + LANES;
+  }
+
+  // Rows that the kernel computes beyond those that are asked for.
+  int64_t largest_reach() const { return plan.largest_kernel / 2 * columns; }
+  int64_t positions(int64_t count) const { return count * rows * columns; }
+
+  void lay_out(Activations& a) const {
+    a.maps[0] = a.maps_memory.of(plan.maps() * stride + PANEL);
+    for (int i = 1; i < MAPS; ++i) a.maps[i] = a.maps[i - 1] + plan.widest[i - 1] * stride;
+    a.vectors[0] = a.vectors_memory.of(2 * group * plan.longest + LANES);
+    a.vectors[1] = a.vectors[0] + group * plan.longest;
+  }
+
+  // Sizes as in convmixer.cpp: at most 16 images abreast, never wider than one image to a row would be.
+  void lay_out(Desk& d) const {
+    const int64_t abreast = std::min<int64_t>(16, group), radius = plan.largest_kernel / 2;
+    const int64_t image = rows * (rounded(columns, LANES) + radius), rest = radius + 2 * LANES;
+    d.panel = d.panel_memory.of(plan.deepest * PANEL);
+    const float* before = d.padded.plane;
+    d.padded = {d.plane_memory.of((group + abreast) * image + rest)};
+    if (d.padded.plane != before) d.laid_out[0] = 0;
+    d.columns = d.columns_memory.of(4 * abreast * image + rest);
+    d.compact = d.compact_memory.of(positions(group) + largest_reach() + 4 * LANES);
+  }
+};
+
+// Images of a group and the share of them that a thread computes: rows of maps where these are whole vectors and
+// panels, so that most of what a thread reads is what it wrote; channels and panels otherwise.
+struct Share {
+  int64_t first, count;
+  int part, parts;
+  int64_t rows, unit;  // of all maps of a channel; of these, how many are a whole number of panels, or 0
+
+  Share(const Call& c, int64_t first_image, int64_t images, int own, int all)
+      : first(first_image), count(images), part(own), parts(all), rows(images * c.rows) {
+    unit = 1;
+    while (unit * c.columns % PANEL) ++unit;
+    if (c.columns % LANES || (parts > 1 && rows / unit < parts)) unit = 0;
+  }
+  int64_t begin(int64_t items) const { return items * part / parts; }
+  int64_t end(int64_t items) const { return items * (part + 1) / parts; }
+  int64_t first_row() const { return part == 0 ? 0 : begin(rows / unit) * unit; }
+  int64_t last_row() const { return part + 1 == parts ? rows : end(rows / unit) * unit; }
+};
+
+// FUNCTION<Activation of the layer>(…)
+#define WITH_ACTIVATION(FUNCTION, ...)                                      \
+  (l.spec.activation == 1   ? FUNCTION<Gelu<float>>(__VA_ARGS__)            \
+   : l.spec.activation == 2 ? FUNCTION<Relu<float>>(__VA_ARGS__)            \
+                            : FUNCTION<Identity>(__VA_ARGS__))
+
+// Pixels [channels][side][side] of PANEL patches from position `at` of a group on, as a panel.
+template <class Pixel>
+static void take_patches(const Call& c, const Share& s, int64_t at, float* panel) {
+  const int64_t side = c.plan.side, map = c.rows * c.columns, plane = c.height * c.width;
+  const Pixel* images = (const Pixel*)c.images + s.first * c.plan.channels * plane;
+  for (int64_t i = 0; i < PANEL; ++i) {
+    const int64_t position = std::min(at + i, c.positions(s.count) - 1), place = position % map;
+    const Pixel* from = images + position / map * c.plan.channels * plane + place / c.columns * side * c.width +
+                        place % c.columns * side;
+    float* to = panel + i;
+    for (int64_t channel = 0; channel < c.plan.channels; ++channel, from += plane)
+      for (int64_t y = 0; y < side; ++y)
+        for (int64_t x = 0; x < side; ++x, to += PANEL) *to = (float)from[y * c.width + x];
+  }
+}
+
+template <class Activation>
+static void product(const Call& c, const Layer& l, const Share& s, Activations& a, Desk& d) {
+  const int64_t panels = (c.positions(s.count) + PANEL - 1) / PANEL;
+  const int64_t begin = s.unit ? s.first_row() * c.columns / PANEL : s.begin(panels);
+  const int64_t end = s.unit ? (s.last_row() * c.columns + PANEL - 1) / PANEL : s.end(panels);
+  for (int64_t q = begin; q < end; ++q) {
+    if (l.spec.kind == POINTWISE)
+      take_panel(a.maps[l.spec.source] + q * PANEL, c.stride, l.spec.in, d.panel);
+    else if (c.bytes)
+      take_patches<uint8_t>(c, s, q * PANEL, d.panel);
+    else
+      take_patches<float>(c, s, q * PANEL, d.panel);
+    multiply_panel<Activation>(l.packed, d.panel, l.epilogue, l.spec.add, a.maps[l.spec.target] + q * PANEL, c.stride);
+  }
+}
+
+// to[i] = epilogue of sums[i], plus x[i] if the layer adds, for channel m. Memory is there up to whole blocks of vectors.
+template <class Activation>
+static void finish(const Layer& l, int64_t m, int64_t size, const float* sums, const float* x, float* to) {
+  constexpr int N = 4;
+  for (int64_t i = 0; i < size; i += N * LANES) {
+    V v[N];
+    for (int n = 0; n < N; ++n) v[n] = load(sums + i + n * LANES);
+    l.epilogue.apply<Activation>(v, m);
+    const int whole = (int)std::min<int64_t>(N, (size - i + LANES - 1) / LANES);
+    for (int n = 0; n < whole; ++n) {
+      const int64_t place = i + n * LANES;
+      store(to + place, l.spec.add ? v[n] + load(x + place) : v[n]);
+    }
+  }
+}
+
+// Any size: the channels of a share, all rows of them.
+static void depthwise_channels(const Call& c, const Layer& l, const Share& s, Activations& a, Desk& d) {
+  const int64_t k = l.spec.kernel, size = c.positions(s.count);
+  const Geometry geometry(s.count, c.rows, c.columns, (int)k);
+  const DepthwiseKernels& kernels = depthwise_kernels(k);
+  d.padded.images = d.laid_out[0] = 0;  // the plane may be laid out for something else
+  for (int64_t m = s.begin(l.spec.in); m < s.end(l.spec.in); ++m) {
+    const float* from = a.maps[l.spec.source] + m * c.stride;
+    float* to = a.maps[l.spec.target] + m * c.stride;
+    pack(geometry, from, 1.0f, 0.0f, d.padded);
+    kernels.convolve(geometry, d.padded.plane, l.weight.data() + m * k * k, false, d.columns, d.compact);
+    WITH_ACTIVATION(finish, l, m, size, d.compact, from, to);
+  }
+}
+
+// The rows of a share where rows are whole vectors: all channels, from map to map without a step in between.
+template <int K>
+static void depthwise_rows(const Call& c, const Layer& l, const Share& s, Activations& a, Desk& d) {
+  constexpr int r = K / 2, B = columns_at_once(K);
+  const int64_t width = c.columns, height = c.rows, padded = width + r, plane = height * padded + r;
+  const int64_t first = s.first_row(), last = s.last_row();
+  float* rows = d.padded.plane;
+  if (d.laid_out[0] != K || d.laid_out[1] != height || d.laid_out[2] != width) {
+    std::fill(d.padded.plane, d.padded.plane + std::min<int64_t>(c.group, B) * plane, 0.0f);
+    d.laid_out[0] = K, d.laid_out[1] = height, d.laid_out[2] = width;
+  }
+  for (int64_t m = 0; m < l.spec.in; ++m) {
+    const float* from = a.maps[l.spec.source] + m * c.stride;
+    float* to = a.maps[l.spec.target] + m * c.stride;
+    float taps[K * K];
+    order_taps<K>(l.weight.data() + m * K * K, false, taps);
+    for (int64_t image = first / height, next; image * height < last; image = next) {
+      const int64_t begin = std::max<int64_t>(0, first - image * height), end = std::min(height, last - image * height);
+      const int64_t top = std::max<int64_t>(0, begin - r), bottom = std::min(height, end + r);
+      // Where a row is one vector, several whole images side by side make up for it.
+      const bool together = width == LANES && begin == 0 && (image + B) * height <= last;
+      next = image + (together ? B : 1);
+      const float* map = from + image * height * width;
+      for (int64_t i = image; i < next; ++i, map += height * width)
+        for (int64_t y = top; y < bottom; ++y)
+          for (int64_t x = 0; x < width; x += LANES)
+            store(rows + (i - image) * plane + (y - top) * padded + r + x, load(map + y * width + x));
+      // N columns of vectors from x on, in images or planes that are `apart`.
+      auto columns = [&](auto count, int64_t x, int64_t apart, int64_t apart_out) {
+        constexpr int N = decltype(count)::value;
+        const float* source[N];
+        for (int b = 0; b < N; ++b) source[b] = rows + x + b * apart;
+        convolve_columns<K, N>(source, padded, bottom - top, taps, [&](int b, int64_t row, V v) {
+          const int64_t y = top + row - begin;  // rows from `end` on are overwritten or not read
+          if (y >= 0) store(d.compact + y * width + x + b * apart_out, v);
+        });
+      };
+      int64_t x = 0;
+      if (together) columns(std::integral_constant<int, B>(), 0, plane, height * width), x = width;
+      for (; x + B * LANES <= width; x += B * LANES) columns(std::integral_constant<int, B>(), x, LANES, LANES);
+      for (; x < width; x += LANES) columns(std::integral_constant<int, 1>(), x, LANES, LANES);
+      const int64_t place = (image * height + begin) * width, size = (together ? B * height : end - begin) * width;
+      WITH_ACTIVATION(finish, l, m, size, d.compact, from + place, to + place);
+    }
+  }
+}
+
+static void depthwise(const Call& c, const Layer& l, const Share& s, Activations& a, Desk& d) {
+  using Rows = void (*)(const Call&, const Layer&, const Share&, Activations&, Desk&);
+  static const Rows by_kernel[] = {depthwise_rows<1>, depthwise_rows<3>,  depthwise_rows<5>,  depthwise_rows<7>,
+                                   depthwise_rows<9>, depthwise_rows<11>, depthwise_rows<13>, depthwise_rows<15>};
+  (s.unit ? by_kernel[l.spec.kernel / 2] : depthwise_channels)(c, l, s, a, d);
+}
+
+static void means(const Call& c, const Layer& l, const Share& s, Activations& a) {
+  const int64_t map = c.rows * c.columns;
+  for (int64_t m = s.begin(l.spec.in); m < s.end(l.spec.in); ++m)
+    for (int64_t image = 0; image < s.count; ++image) {
+      const float* from = a.maps[l.spec.source] + m * c.stride + image * map;
+      V sum = {};
+      for (int64_t i = 0; i < map; i += LANES) sum += load(from + i, (int)std::min<int64_t>(LANES, map - i));
+      a.vectors[0][image * l.spec.in + m] = (float)(horizontal(sum) / (double)map);
+    }
+}
+
+template <class Activation>
+static void dense(const Layer& l, int64_t count, const float* x, float* y) {
+  const int64_t in = l.spec.in, out = l.spec.out;
+  for (int64_t image = 0; image < count; ++image, x += in, y += out)
+    for (int64_t m = 0; m < out; ++m) {
+      V sum = {};
+      for (int64_t k = 0; k < in; k += LANES) {
+        const int some = (int)std::min<int64_t>(LANES, in - k);
+        sum += load(l.weight.data() + m * in + k, some) * load(x + k, some);
+      }
+      V result[] = {splat((float)horizontal(sum))};
+      l.epilogue.apply<Activation>(result, m);
+      y[m] = result[0][0];
+    }
+}
+
+static void layer_norm(const Layer& l, int64_t count, float* x) {
+  const int64_t size = l.spec.in;
+  for (int64_t image = 0; image < count; ++image, x += size) {
+    double mean = 0, square = 0;
+    for (int64_t i = 0; i < size; ++i) mean += x[i];
+    mean /= (double)size;
+    for (int64_t i = 0; i < size; ++i) square += (x[i] - mean) * (x[i] - mean);
+    const double factor = 1 / std::sqrt(square / (double)size + l.spec.eps);
+    for (int64_t i = 0; i < size; ++i)
+      x[i] = (float)((x[i] - mean) * factor) * l.epilogue.scale[i] + l.epilogue.shift[i];
+  }
+}
+
+// A thread's share of all layers of one group.
+static void run_group(Call& c, const Share& s, Activations& a, Desk& d) {
+  int current = 0;  // of the vectors
+  for (const Layer& l : c.plan.layers) {
+    switch (l.spec.kind) {
+      case PATCHES:
+      case POINTWISE:
+        WITH_ACTIVATION(product, c, l, s, a, d);
+        break;
+      case DEPTHWISE:
+        if (s.unit && s.parts > 1) c.barrier.wait(s.parts);  // rows of others are read
+        depthwise(c, l, s, a, d);
+        break;
+      case MEANS:
+        if (s.unit && s.parts > 1) c.barrier.wait(s.parts);
+        means(c, l, s, a);
+        break;
+      case DENSE:
+        if (s.part == 0) WITH_ACTIVATION(dense, l, s.count, a.vectors[current], a.vectors[1 - current]);
+        current = 1 - current;
+        break;
+      case LAYER_NORM:
+        if (s.part == 0) layer_norm(l, s.count, a.vectors[current]);
+        break;
+    }
+    const bool own = s.unit && (l.spec.kind == PATCHES || l.spec.kind == POINTWISE);  // what follows reads no others'
+    if (s.parts > 1 && l.spec.kind <= MEANS && !own) c.barrier.wait(s.parts);
+  }
+  if (s.part == 0)
+    std::copy_n(a.vectors[current], s.count * c.plan.out, c.out + s.first * c.plan.out);
+}
+
+// What every thread does.
+static void work(void* data, int number) {
+  static thread_local Activations own;
+  static thread_local Desk desk;
+  Call& c = *(Call*)data;
+  bool ready = true;
+  try {
+    c.lay_out(desk);
+    if (!c.shared) c.lay_out(own);
+    if (c.shared && number == 0) c.lay_out(*(c.common = &own));
+  } catch (const std::bad_alloc&) {
+    ready = false;
+    c.failed = true;
+  }
+  if (c.shared) {
+    if (c.threads > 1) c.barrier.wait(c.threads);
+    if (!c.failed) run_group(c, Share(c, 0, c.n, number, c.threads), *c.common, desk);
+    return;
+  }
+  const int64_t groups = (c.n + c.group - 1) / c.group;
+  for (int64_t q; ready && (q = c.next.fetch_add(1)) < groups;)
+    run_group(c, Share(c, q * c.group, std::min(c.group, c.n - q * c.group), 0, 1), own, desk);
+}
+
+static Layer prepared(const LayerSpec& spec) {
+  Layer l{spec, {}, {}, {}};
+  const int64_t k = spec.kernel;
+  if (spec.kind == PATCHES || spec.kind == POINTWISE) l.packed = Packed(spec.weight, spec.out, spec.in);
+  if (spec.kind == DEPTHWISE) l.weight.assign(spec.weight, spec.weight + spec.in * k * k);
+  if (spec.kind == DENSE) l.weight.assign(spec.weight, spec.weight + spec.in * spec.out);
+  auto filled = [&](const float* values, float otherwise) {
+    return values ? std::vector<float>(values, values + spec.out) : std::vector<float>(spec.out, otherwise);
+  };
+  l.epilogue = {filled(spec.bias, 0.0f), filled(spec.scale, 1.0f), filled(spec.shift, 0.0f)};
+  return l;
+}
+
+// A plan for images of `channels` in patches of side² pixels; null if there is not enough memory. Weights are copied.
+extern "C" void* convmixer_plan(const LayerSpec* layers, int64_t count, int64_t channels, int64_t side) {
+  try {
+    auto plan = std::make_unique<Plan>();
+    plan->channels = channels, plan->side = side;
+    for (const LayerSpec* l = layers; l < layers + count; ++l) {
+      plan->layers.push_back(prepared(*l));
+      if (l->kind < MEANS) plan->widest[l->target] = std::max(plan->widest[l->target], l->out);
+      if (l->kind >= MEANS) plan->longest = std::max({plan->longest, l->in, l->out});
+      if (l->kind == PATCHES || l->kind == POINTWISE) plan->deepest = std::max(plan->deepest, l->in);
+      if (l->kind == DEPTHWISE) plan->largest_kernel = std::max(plan->largest_kernel, l->kernel);
+    }
+    plan->out = layers[count - 1].out;
+    return plan.release();
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+
+extern "C" void convmixer_plan_free(void* plan) { delete (Plan*)plan; }
+
+// Images [n][channels][height][width], uint8 or float32, to the last layer's output [n][out]. 1: not enough memory.
+extern "C" int convmixer_plan_run(const void* plan, const void* images, int64_t bytes, int64_t n, int64_t height,
+                                  int64_t width, float* out, int64_t threads) {
+  Call call(*(const Plan*)plan, images, bytes != 0, n, height, width, out, (int)threads);
+  Team::run(call.threads, work, &call);
+  return call.failed;
+}
+
+extern "C" int64_t convmixer_layer_size() { return sizeof(LayerSpec); }
