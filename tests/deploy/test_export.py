@@ -34,6 +34,7 @@ from convmixer.parts.branches import BRANCHES, Branch
 from convmixer.parts.heads import HEADS
 from convmixer.training import train
 from tests.helpers.cli import Run
+from tests.helpers.processes import without_torch
 from tests.helpers.runs import tiny_config
 
 onnx = pytest.importorskip("onnx")
@@ -347,23 +348,6 @@ def test_classes_have_any_names(tmp_path: Path, kind: str) -> None:
     source, file = made_source(depth=1, kernel_size=3), tmp_path / f"m{FORMATS[kind].suffix}"
     FORMATS[kind].write(Source(replace(source.info, classes=names), source.answers), file)
     assert open_model_file(file).classes == names
-
-
-_WITHOUT_TORCH = """
-import sys
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "torch":
-            raise ImportError(f"{name} is blocked")
-sys.meta_path.insert(0, Blocked())
-from convmixer.cli import main
-main(sys.argv[1:])
-"""
-
-
-def without_torch(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", _WITHOUT_TORCH, *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.slow

@@ -266,3 +266,21 @@ def _status(code: str, main: Any) -> int:
 
 if __name__ == "__main__":
     serve(socket.socket(fileno=int(sys.argv[1])))
+
+
+_WITHOUT_TORCH = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ImportError(f"{name} is blocked")
+sys.meta_path.insert(0, Blocked())
+from convmixer.cli import main
+main(sys.argv[1:])
+"""
+
+
+def without_torch(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A command in a Python that cannot import PyTorch."""
+    command = [sys.executable, "-c", _WITHOUT_TORCH, *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)

@@ -174,6 +174,11 @@ class Predict:
                 raise InputError(f"--cam: {self.model} keeps no feature maps; give the run directory.")
             _check_cpu(self.model, self.device)
             return open_model_file(self.model)
+        from convmixer.inference.plan_predictor import PlanPredictor
+        from convmixer.runs import RunDir
+
+        if self.cam is None and (native := PlanPredictor.load(RunDir.existing(self.model), self.device)) is not None:
+            return native
         from convmixer.inference.torch_predictor import load
 
         predictor = load(self.model, device=self.device)

@@ -57,7 +57,7 @@ class Layer:
 
 
 class _LayerSpec(ctypes.Structure):
-    """``struct LayerSpec`` of native/plan.cpp."""
+    """``struct LayerSpec`` of native/call.h."""
 
     _fields_ = (
         *((name, _int64) for name in ("kind", "in", "out", "kernel", "activation", "source", "target", "add")),
