@@ -116,14 +116,18 @@ def bench(config: BenchConfig, progress: Callable[[str], object] = lambda _: Non
     """
     limits = Limits.measured(config)
     kind, threads = limits.kind, limits.machine.threads
-    names = list(config.chosen(kind))
+    chosen = config.chosen(kind)
     groups = [
-        [Job.of_preset(what, model, size, config.image_size, name, kind, threads) for name in names]
+        [
+            Job.of_preset(what, model, size, config.image_size, name, kind, threads)
+            for name, setting in chosen.items()
+            if setting.does(what)
+        ]
         for what in config.work
         for model in config.models
         for size in config.batch_sizes
     ]
-    at_once = max(1, _PROCESSES // len(names)) if kind == "cuda" else 1
+    at_once = max(1, _PROCESSES // len(chosen)) if kind == "cuda" else 1
     records: list[Record] = []
     for start in range(0, len(groups), at_once):
         some = groups[start : start + at_once]

@@ -33,8 +33,14 @@ class Setting:
     tuned: bool = True
     """With what costs a script one line: memory is kept on a CPU, cuDNN searches for its algorithms on a GPU."""
     timm: bool = False
+    runtime: str = ""
+    """Another runtime than PyTorch, see :mod:`convmixer.bench.rivals`; for inference only."""
     devices: tuple[Kind, ...] = ("cpu", "cuda")
     """Where it is measured."""
+
+    def does(self, what: Work) -> bool:
+        """Whether it is a way to do this work."""
+        return what == "infer" or not self.runtime
 
 
 REFERENCE = "plain"
@@ -65,6 +71,9 @@ SETTINGS: dict[str, Setting] = {
     "timm+channels_last+compile+bf16": Setting(
         precision="bfloat16", timm=True, channels_last=True, compile=True, devices=_CUDA
     ),
+    "onnxruntime": Setting(runtime="onnxruntime", devices=_CPU),
+    "openvino": Setting(runtime="openvino", devices=_CPU),
+    "openvino+bf16": Setting(runtime="openvino", precision="bfloat16", devices=_CPU),
     "fast": Setting(engine="fast"),
     "fast+bf16": Setting(engine="fast", precision="bfloat16"),
     "fast+graph+bf16": Setting(engine="fast", precision="bfloat16", graph=True, devices=_CUDA),

@@ -9,6 +9,7 @@ from typing import Self
 import torch
 import torch.nn.functional as F
 
+from convmixer.bench.rivals import infer_step
 from convmixer.bench.settings import SETTINGS, Kind, Setting, Work
 from convmixer.config import ModelConfig
 from convmixer.models import build_model
@@ -78,6 +79,8 @@ def step_of(job: Job, model: torch.nn.Module | None = None) -> Callable[[], obje
     x = torch.randn(job.batch_size, 3, job.image_size, job.image_size, device=device)
     y = torch.randint(0, job.n_classes, (job.batch_size,), device=device)
     x = x.to(memory_format=torch.channels_last) if job.how.channels_last else x
+    if job.how.runtime:
+        return infer_step(job.how.runtime, model.eval(), x, job.how.precision)
     run = torch.compile(model) if job.how.compile else model
     precision = autocast(device, dtype)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from convmixer.kernels import plan, registered
+from convmixer.kernels import dispatch, plan, registered
 from convmixer.kernels.plan import Plan
 from convmixer.parts.plans import network_layers
 
@@ -47,6 +47,7 @@ class Planned:
             return None
         if x.shape[1] != self._plan.channels or min(x.shape[2:]) < self._plan.patch_size:
             return None  # the modules say what is wrong
+        dispatch.note("network", "native")
         return torch.from_numpy(self._plan.run(x.numpy(), torch.get_num_threads()))
 
     def _now(self) -> tuple[list[int], ...]:
