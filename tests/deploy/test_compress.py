@@ -13,8 +13,9 @@ import torch
 
 from convmixer.config import ModelConfig
 from convmixer.data import Dataset
-from convmixer.deploy import compress
+from convmixer.deploy import compress, quantize
 from convmixer.deploy.compress import RECORD, compress_run, verdict
+from convmixer.deploy.formats import onnx_graph
 from convmixer.deploy.measure import Measured, measure_files
 from convmixer.deploy.pipeline import Pipeline
 from convmixer.deploy.prune import counts_left, pruned
@@ -30,7 +31,7 @@ from tests.helpers.cli import Run
 from tests.helpers.runs import tiny_config
 
 onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,24 @@ def test_int8_is_the_run_in_eight_bits_with_ranges_from_training_images(trained:
     again = json.loads((tmp_path / "out" / RECORD).read_text())
     assert again["pipeline"]["quantize"] == "int8"
     assert [model["accuracy"] for model in again["models"]] == [reference.accuracy, int8.accuracy]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_what_says_nothing_is_not_in_the_file(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Source.of_run(RunDir(trained))
+    images = load_own_data(RunDir(trained)).splits["train"].images[:64].numpy()
+    slim = quantize._qdq(onnx_graph(source), images)
+    monkeypatch.setattr(quantize, "_slim", lambda graph, helper: None)
+    whole = quantize._qdq(onnx_graph(source), images)
+    assert slim.ByteSize() < whole.ByteSize()
+    answers = [
+        onnxruntime.InferenceSession(graph.SerializeToString()).run(["logits"], {"images": images})[0]
+        for graph in (slim, whole)
+    ]
+    # The last bit of a normalisation may decide on a step of an activation.
+    assert np.mean(np.abs(answers[0] - answers[1]) > 1e-4) < 0.3
+    assert np.mean(answers[0].argmax(1) == answers[1].argmax(1)) > 0.98
 
 
 def test_the_test_images_are_never_looked_at_to_calibrate(trained: Path) -> None:
