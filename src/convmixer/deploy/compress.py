@@ -230,9 +230,8 @@ class _Training:
         if (place.path / "config.json").exists():
             epochs = place.config().train.epochs  # as it began: times are measured anew where training is
         elif self.finetunings:
-            spent = sum(record.seconds for run in (self.run, *self.finetunings) for record in run.metrics())
-            own = [record.seconds for record in self.finetunings[-1].metrics()]
-            epochs = max(1, round(spent / float(np.median(own))))
+            spent = sum(_epoch_seconds(run) * len(run.metrics()) for run in (self.run, *self.finetunings))
+            epochs = max(1, round(spent / _epoch_seconds(self.finetunings[-1])))
         else:
             epochs = self.run.config().train.epochs
         config = self.config(source).replace(epochs=epochs, init_from=None, teacher=None)
@@ -249,6 +248,11 @@ class _Training:
         if summary.status != "finished":
             raise InputError(f"{place.path}: the training {summary.status} ({summary.message}); {advice}.")
         return Source.of_run(place)
+
+
+def _epoch_seconds(run: RunDir) -> float:
+    """What an epoch takes where nothing else runs beside it: as long as the fastest one."""
+    return min(record.seconds for record in run.metrics())
 
 
 def _write_float32(source: Source, images: CheckImages, file: Path, backend: Backend) -> Path:
