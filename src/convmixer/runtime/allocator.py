@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+logger = logging.getLogger("convmixer.models")
 
 # malloc.h of glibc
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -38,6 +42,19 @@ def tune_allocator() -> bool:
         return False
     never = ctypes.c_int(-1)  # as an unsigned threshold: larger than any heap
     return all((mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, never), mallopt(_M_TOP_PAD, _TOP_PAD)))
+
+
+@functools.cache
+def tune_for_training() -> None:
+    """:func:`tune_allocator` for who does not know of it: the fast engine calls this before it trains on a CPU.
+
+    ``CONVMIXER_ALLOCATOR=system`` in the environment turns it off.
+    """
+    if os.environ.get("CONVMIXER_ALLOCATOR") != "system" and tune_allocator():
+        logger.info(
+            "the fast engine makes this process keep freed memory, or a large part of a training step would go into "
+            "getting it back; CONVMIXER_ALLOCATOR=system turns it off"
+        )
 
 
 @contextmanager

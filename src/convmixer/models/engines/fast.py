@@ -24,6 +24,7 @@ from convmixer.models.engines.prepared import PreparedWeights, uses_batch_statis
 from convmixer.models.engines.recompute import recomputed
 from convmixer.models.engines.statistics import update_running_statistics
 from convmixer.models.engines.units import Network, Unit, as_unit
+from convmixer.runtime.allocator import tune_for_training
 
 logger = logging.getLogger("convmixer.models")
 
@@ -109,6 +110,8 @@ def _means(x: Tensor, shape: Shape) -> Tensor:
 
 def _features(network: Network, x: Tensor, prepared: PreparedWeights | None, recompute: bool) -> tuple[Tensor, Shape]:
     """Images (N, C, H, W) → (h, N·H'·W') in the storage dtype, and (N, H', W')."""
+    if x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        tune_for_training()
     dtype = storage_dtype(network, x)
     is_autocast = torch.is_autocast_enabled(x.device.type)
     with torch.autocast(x.device.type, enabled=False):  # the dtypes are chosen here
