@@ -194,7 +194,7 @@ def explain(config: BenchConfig) -> list[tuple[str, str, str, str, str, int]]:
     kind = chosen_kind(config)
     chosen = config.chosen(kind)
     images = max(2, _EXPLAINED_PIXELS // config.image_size**2)
-    fast = [name for name, how in chosen.items() if how.engine == "fast" and not how.graph] or ["fast"]
+    fast = [name for name, how in chosen.items() if how.engine == "fast" and not (how.graph or how.runtime)] or ["fast"]
     rows: list[tuple[str, str, str, str, str, int]] = []
     for model in config.models:
         for what in config.work:

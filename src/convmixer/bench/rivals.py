@@ -1,4 +1,4 @@
-"""Other runtimes as competitors in inference: ONNX Runtime and OpenVINO, where they are installed (extra deploy)."""
+"""Inference without PyTorch: our own native plan, ONNX Runtime and OpenVINO, as far as they are installed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ import torch
 from numpy.typing import NDArray
 
 from convmixer.bench.settings import Storage
+from convmixer.kernels.plan import Plan, library
+from convmixer.models import ConvMixer
+from convmixer.parts.plans import network_layers
 
-Runtime = Callable[[bytes, int, Storage], Callable[[NDArray[np.float32]], object]]
+Infer = Callable[[NDArray[np.float32]], object]
+Runtime = Callable[[ConvMixer, torch.Tensor, int, Storage], Infer]
 _OPSET = 20
 
 
-def infer_step(runtime: str, model: torch.nn.Module, x: torch.Tensor, precision: Storage) -> Callable[[], object]:
+def infer_step(runtime: str, model: ConvMixer, x: torch.Tensor, precision: Storage) -> Callable[[], object]:
     """A function that infers one batch with another runtime.
 
     Args:
@@ -28,14 +32,23 @@ def infer_step(runtime: str, model: torch.nn.Module, x: torch.Tensor, precision:
         precision: of its arithmetic.
 
     Raises:
-        ImportError: the runtime is not installed, or the processor does not have the precision.
+        ImportError: the runtime is not installed, does not know the network, or the processor not the precision.
     """
-    run = RUNTIMES[runtime](_graph(model, x), torch.get_num_threads(), precision)
+    run = RUNTIMES[runtime](model, x, torch.get_num_threads(), precision)
     images = x.numpy()
     return lambda: run(images)
 
 
-def _graph(model: torch.nn.Module, x: torch.Tensor) -> bytes:
+def _native(model: ConvMixer, x: torch.Tensor, threads: int, precision: Storage) -> Infer:
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items() if tensor.dim()}
+    layers = network_layers(model.config.blocks(), model.config.branch, model.config.head, state)
+    if layers is None or library() is None:
+        raise ImportError("there is no native plan for this network here")
+    plan = Plan(layers, x.shape[1], model.patch_size)
+    return lambda images: plan.run(images, threads)
+
+
+def _graph(model: ConvMixer, x: torch.Tensor) -> bytes:
     """The network as an ONNX file."""
     for name in ("onnx", "onnxscript"):
         importlib.import_module(name)
@@ -50,24 +63,24 @@ def _graph(model: torch.nn.Module, x: torch.Tensor) -> bytes:
     return content
 
 
-def _onnxruntime(graph: bytes, threads: int, precision: Storage) -> Callable[[NDArray[np.float32]], object]:
+def _onnxruntime(model: ConvMixer, x: torch.Tensor, threads: int, precision: Storage) -> Infer:
     runtime: Any = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
-    session = runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(_graph(model, x), options, providers=["CPUExecutionProvider"])
     return lambda images: session.run(None, {"images": images})
 
 
-def _openvino(graph: bytes, threads: int, precision: Storage) -> Callable[[NDArray[np.float32]], object]:
+def _openvino(model: ConvMixer, x: torch.Tensor, threads: int, precision: Storage) -> Infer:
     runtime: Any = importlib.import_module("openvino")
     core = runtime.Core()
     if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise ImportError("OpenVINO has no bfloat16 on this processor")
     hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
     options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-    compiled = core.compile_model(core.read_model(graph), "CPU", options)
+    compiled = core.compile_model(core.read_model(_graph(model, x)), "CPU", options)
     return lambda images: compiled(images)
 
 
-RUNTIMES: dict[str, Runtime] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
-"""From an ONNX file, threads and precision to a function of images."""
+RUNTIMES: dict[str, Runtime] = {"native": _native, "onnxruntime": _onnxruntime, "openvino": _openvino}
+"""From a model, images, threads and precision to a function of such images."""

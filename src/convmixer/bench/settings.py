@@ -71,6 +71,7 @@ SETTINGS: dict[str, Setting] = {
     "timm+channels_last+compile+bf16": Setting(
         precision="bfloat16", timm=True, channels_last=True, compile=True, devices=_CUDA
     ),
+    "native": Setting(engine="fast", runtime="native", devices=_CPU),
     "onnxruntime": Setting(runtime="onnxruntime", devices=_CPU),
     "openvino": Setting(runtime="openvino", devices=_CPU),
     "openvino+bf16": Setting(runtime="openvino", precision="bfloat16", devices=_CPU),

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from convmixer.bench.rivals import infer_step
 from convmixer.bench.settings import SETTINGS, Kind, Setting, Work
 from convmixer.config import ModelConfig
-from convmixer.models import build_model
+from convmixer.models import ConvMixer, build_model
 from convmixer.presets import model_preset
 from convmixer.runtime.device import autocast
 
@@ -80,6 +80,7 @@ def step_of(job: Job, model: torch.nn.Module | None = None) -> Callable[[], obje
     y = torch.randint(0, job.n_classes, (job.batch_size,), device=device)
     x = x.to(memory_format=torch.channels_last) if job.how.channels_last else x
     if job.how.runtime:
+        assert isinstance(model, ConvMixer)
         return infer_step(job.how.runtime, model.eval(), x, job.how.precision)
     run = torch.compile(model) if job.how.compile else model
     precision = autocast(device, dtype)
