@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from compact import merge
+from compact import merge, read
 
 import convmixer
 from convmixer.deploy.compress import RECORD, compress_run
@@ -47,6 +47,10 @@ def measured(row: Measured, work: Path, about: dict[str, Any]) -> dict[str, Any]
     return about | values | {"what": "file", "file": Path(row.file).relative_to(work).as_posix()}
 
 
+def _is_measured(records: Path, name: str) -> bool:
+    return any(record["what"] == "file" and record["model"] == name for record in read(records, []))
+
+
 def main() -> None:
     """Does what is missing and writes a record of each part."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -59,6 +63,7 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=0.375, help="of the channels, to prune; 0: nothing is pruned")
     parser.add_argument("--finetune", type=int, default=2, help="epochs after pruning")
     parser.add_argument("--students", type=int, default=3, help="seeds of the small network, with and without teacher")
+    parser.add_argument("--student-epochs", type=int, default=4)
     parser.add_argument("--work", type=Path, default=Path("results/runs/compression"), help="where runs are kept")
     parser.add_argument("--out", type=Path, default=Path("results/cpu/compression/records.json"))
     args = parser.parse_args()
@@ -70,19 +75,21 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     files: list[Path] = [run]
     for backend, suffix in BACKENDS.items():
-        compressed(run, folder / backend, Pipeline(quantize="int8", qat=args.qat, backend=backend))
-        names = ("original", "int8", *["int8-qat"] * bool(args.qat))
-        files += [folder / backend / f"{name}{suffix}" for name in names]
+        qat = args.qat if backend == "onnxruntime" else 0  # the other backend gets the same graph
+        compressed(run, folder / backend, Pipeline(quantize="int8", qat=qat, backend=backend))
+        files += [folder / backend / f"{name}{suffix}" for name in ("original", "int8", *["int8-qat"] * bool(qat))]
     if args.ratio:
         pipeline = Pipeline(prune="channels", ratio=args.ratio, finetune=args.finetune, baseline=True)
         verdicts = compressed(run, folder / "pruned", pipeline)
         merge(args.out, [about | {"what": "pruned", "finetune": args.finetune, "verdicts": verdicts}])
         files += [folder / "pruned" / f"{name}.onnx" for name in ("compressed", "scratch")]
-    merge(args.out, [measured(row, args.work, about) for row in measure_files(files, progress=print)])
+    if not _is_measured(args.out, args.name):
+        merge(args.out, [measured(row, args.work, about) for row in measure_files(files, progress=print)])
     for seed in range(args.students):
         for teacher in (None, str(run)):
             out = args.work / f"student-{seed}{'' if teacher is None else '-taught'}"
-            summary = trained(out, {**common, "dim": 32, "depth": args.depth, "seed": seed, "teacher": teacher})
+            sizes = {"dim": 32, "depth": args.depth, "epochs": args.student_epochs}
+            summary = trained(out, {**common, **sizes, "seed": seed, "teacher": teacher})
             record = {
                 "what": "student",
                 "run": out.name,

@@ -264,12 +264,23 @@ def claims() -> str:
         "  ConvMixer-256/8, float32, batch 128, two cores of an AMD EPYC; [all settings](results/cpu/bench/README.md).",
         f"- **Training on a GPU: {gpu} the plain model in float16 and {gpu_stock} the best stock setting.**",
         "  The same networks in bfloat16, batch 512, one NVIDIA H200; [all settings](results/gpu/README.md).",
+        f"- **Inference on a CPU: {_over_rival('openvino')} OpenVINO and {_over_rival('onnxruntime')} ONNX Runtime.**",
+        "  The same networks, float32, batch 1 and 128, two cores of an Intel Xeon; "
+        "[records](results/cpu/bench/README.md).",
         f"- **CIFAR-10: {accuracy.mean:.1f} ± {accuracy.half_width:.1f} % after {minutes[0]:.1f} to {minutes[-1]:.1f} "
-        "minutes of training on those two cores.** Mean and",
-        f"  95 % confidence interval over {accuracy.n} seeds; dim 128, depth 4, patch 4, 10 epochs in bfloat16,",
+        "minutes of training on two cores of the EPYC.** Mean",
+        f"  and 95 % confidence interval over {accuracy.n} seeds; dim 128, depth 4, patch 4, 10 epochs in bfloat16,",
         "  a JPEG copy of the images; [records](results/cpu/track/README.md).",
     ]
     return "\n".join(lines)
+
+
+def _over_rival(name: str) -> str:
+    """The native plan beside another runtime, in inference."""
+    groups: dict[tuple[str, int], dict[str, float]] = {}
+    for record in _records("cpu", "bench", "rivals.json"):
+        groups.setdefault((record["model"], record["batch_size"]), {})[record["setting"]] = record["images_per_second"]
+    return _range([found["native"] / found[name] for found in groups.values()])
 
 
 def _over_stock(kind: str, name: str, field: str) -> tuple[str, str]:
@@ -355,6 +366,57 @@ def export_table() -> str:
 _FORMATS = ("onnx", "openvino")
 
 
+def rivals_table() -> str:
+    """Inference beside other runtimes: images per second, and the native plan's divided by each one's."""
+    groups: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
+    for record in _records("cpu", "bench", "rivals.json"):
+        groups.setdefault((record["model"], record["batch_size"]), {})[record["setting"]] = record
+    names = ("native", "fast", "openvino", "onnxruntime", "plain")
+    lines = [f"| img/s, float32 (native ÷ it) | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
+    for (model, batch), found in groups.items():
+        speeds = {name: found[name]["images_per_second"] for name in names}
+        cells = [
+            f"{speed:.0f}" + ("" if name == "native" else f" ({speeds['native'] / speed:.2f})")
+            for name, speed in speeds.items()
+        ]
+        lines.append(f"| `{model}`, batch {batch} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def compression_table() -> str:
+    """What compression made of a network: accuracy on the test images beside the run's own, size and speed."""
+    lines = [
+        "| file | runtime | test | minus the run, 95 % | size | mult-adds | one image, one thread | img/s |",
+        "| --- " * 8 + "|",
+    ]
+    rows = [record for record in _records("cpu", "compression") if record["what"] == "file"]
+    for r in rows:
+        size, first = r["bytes"] / 1e3, r is rows[0]
+        difference = "" if first else f"{100 * r['difference']:+.2f} ± {100 * r['difference_half_width']:.2f}"
+        lines.append(
+            f"| `{r['file']}` | {r['runtime']} | {100 * r['accuracy']:.2f} % | {difference} | {size:.0f} kB | "
+            f"{r['multiply_adds'] / 1e6:.1f} M | {1e3 * r['latency_p50']:.2f} ms | {r['images_per_second']:,.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def students_table() -> str:
+    """A small network with and without a teacher: test accuracy by seed, and the difference of runs of one seed."""
+    runs: dict[bool, dict[int, float]] = {False: {}, True: {}}
+    for record in _records("cpu", "compression"):
+        if record["what"] == "student":
+            runs[record["taught"]][record["seed"]] = 100 * record["test_accuracy"]
+    difference = paired_difference(runs[True], runs[False])
+    assert difference is not None
+    lines = ["| trained on | test, by seed | mean, 95 % |", "| --- " * 3 + "|"]
+    for taught, name in ((False, "labels"), (True, "labels and the teacher's answers")):
+        mean = mean_interval(runs[taught].values())
+        each = ", ".join(f"{value:.2f}" for _, value in sorted(runs[taught].items()))
+        lines.append(f"| {name} | {each} | {mean.mean:.2f} ± {mean.half_width:.2f} % |")
+    told = f"{difference.mean:+.2f} ± {difference.half_width:.2f} points, {difference.n} seeds"
+    return "\n".join([*lines, "", f"With the teacher minus without, runs of the same seed: {told} (95 %)."])
+
+
 def commands() -> str:
     """A section for each command: when to use it, examples, the options used most."""
     sections = []
@@ -380,6 +442,10 @@ MADE: dict[Path, dict[str, Callable[[], str]]] = {
         "no-compiler": partial(bench_records, "cpu", "no-compiler.json"),
         "augmentation": partial(augmentation, "cpu", "augment.json"),
         "sweep": partial(sweep_table, "sweep.json"),
+        "rivals": rivals_table,
+    },
+    ROOT / "results" / "cpu" / "compression" / "README.md": {
+        "compression": compression_table,
     },
     ROOT / "results" / "cpu" / "export" / "README.md": {"export": export_table},
     ROOT / "results" / "cpu" / "track" / "README.md": {"track": track_table},
