@@ -265,10 +265,9 @@ def claims() -> str:
         f"- **Training on a GPU: {gpu} the plain model in float16 and {gpu_stock} the best stock setting.**",
         "  The same networks in bfloat16, batch 512, one NVIDIA H200; [all settings](results/gpu/README.md).",
         f"- **Inference on a CPU: {_over_rival('openvino')} OpenVINO and {_over_rival('onnxruntime')} ONNX Runtime.**",
-        "  The same networks, float32, batch 1 and 128, two cores of an Intel Xeon; "
-        "[records](results/cpu/bench/README.md).",
+        "  The same networks, float32, batch 1 and 128, two Xeon cores; [records](results/cpu/bench/README.md).",
         f"- **CIFAR-10: {accuracy.mean:.1f} ± {accuracy.half_width:.1f} % after {minutes[0]:.1f} to {minutes[-1]:.1f} "
-        "minutes of training on two cores of the EPYC.** Mean",
+        "minutes of training on the two EPYC cores.** Mean",
         f"  and 95 % confidence interval over {accuracy.n} seeds; dim 128, depth 4, patch 4, 10 epochs in bfloat16,",
         "  a JPEG copy of the images; [records](results/cpu/track/README.md).",
     ]
