@@ -121,6 +121,16 @@ def test_an_answer_does_not_depend_on_what_is_beside_it_or_on_threads() -> None:
         assert np.array_equal(own.run(images[:count], 2), together[:count])
 
 
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_what_other_calls_left_in_memory_does_not_matter(lanes: int) -> None:
+    other, own = plan_of(network(kernel_size=5, patch_size=1)), network(kernel_size=5, patch_size=1)
+    images = torch.randn(8, 3, lanes, lanes)
+    for count in (1, 8):
+        other.run(np.full((16, 3, 21, 21), 9.0, np.float32), 1)  # rows that are no whole vectors
+        assert error(own, images[:1], 1) < 2e-6
+        assert error(own, images[:count], 1) < 2e-6
+
+
 def test_many_callers_at_once() -> None:
     own, images = plan_of(network()), np.random.default_rng(0).normal(size=(64, 3, 16, 16)).astype(np.float32)
     expected, wrong = own.run(images), list[int]()

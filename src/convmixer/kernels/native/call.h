@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdlib>
 #include <new>
@@ -82,7 +83,7 @@ struct Desk {
   Buffer panel_memory, plane_memory, columns_memory, compact_memory;
   float *panel, *columns, *compact;
   Padded padded;                       // for Geometry's layout
-  int64_t laid_out[3] = {0, 0, 0};     // kernel, rows and columns of what the plane holds in rows' own layout
+  std::array<int64_t, 4> laid_out{};   // kernel, rows, columns and planes of what it holds in depthwise_rows' layout
 };
 
 // One call.
@@ -134,7 +135,7 @@ struct Call {
     d.panel = d.panel_memory.of(plan.deepest * PANEL);
     const float* before = d.padded.plane;
     d.padded = {d.plane_memory.of((group + abreast) * image + rest)};
-    if (d.padded.plane != before) d.laid_out[0] = 0;
+    if (d.padded.plane != before) d.laid_out = {};
     d.columns = d.columns_memory.of(4 * abreast * image + rest);
     d.compact = d.compact_memory.of(positions(group) + largest_reach() + 4 * LANES);
   }

@@ -66,7 +66,7 @@ static void depthwise_channels(const Call& c, const Layer& l, const Share& s, Ac
   const int64_t k = l.spec.kernel, size = c.positions(s.count);
   const Geometry geometry(s.count, c.rows, c.columns, (int)k);
   const DepthwiseKernels& kernels = depthwise_kernels(k);
-  d.padded.images = d.laid_out[0] = 0;  // the plane may be laid out for something else
+  d.padded.images = 0, d.laid_out = {};  // the plane may be laid out for something else
   for (int64_t m = s.begin(l.spec.in); m < s.end(l.spec.in); ++m) {
     const float* from = a.maps[l.spec.source] + m * c.stride;
     float* to = a.maps[l.spec.target] + m * c.stride;
@@ -83,10 +83,9 @@ static void depthwise_rows(const Call& c, const Layer& l, const Share& s, Activa
   const int64_t width = c.columns, height = c.rows, padded = width + r, plane = height * padded + r;
   const int64_t first = s.first_row(), last = s.last_row();
   float* rows = d.padded.plane;
-  if (d.laid_out[0] != K || d.laid_out[1] != height || d.laid_out[2] != width) {
-    std::fill(d.padded.plane, d.padded.plane + std::min<int64_t>(c.group, B) * plane, 0.0f);
-    d.laid_out[0] = K, d.laid_out[1] = height, d.laid_out[2] = width;
-  }
+  const std::array<int64_t, 4> layout = {K, height, width, std::min<int64_t>(c.group, B)};
+  if (d.laid_out != layout) std::fill(rows, rows + layout[3] * plane, 0.0f);  // the padding then stays as it is
+  d.laid_out = layout;
   for (int64_t m = 0; m < l.spec.in; ++m) {
     const float* from = a.maps[l.spec.source] + m * c.stride;
     float* to = a.maps[l.spec.target] + m * c.stride;
@@ -263,7 +262,7 @@ extern "C" void convmixer_plan_free(void* plan) { delete (Plan*)plan; }
 // Images [n][channels][height][width], uint8 or float32, to the last layer's output [n][out]. 1: not enough memory.
 extern "C" int convmixer_plan_run(const void* plan, const void* images, int64_t bytes, int64_t n, int64_t height,
                                   int64_t width, float* out, int64_t threads) {
-  Call call(*(const Plan*)plan, images, bytes != 0, n, height, width, out, (int)threads);
+  Call call(*(const Plan*)plan, images, bytes != 0, n, height, width, out, Team::available((int)threads));
   Team::run(call.threads, work, &call);
   return call.failed;
 }

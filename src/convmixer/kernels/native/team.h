@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 #if defined(__x86_64__) || defined(__i386__)
@@ -83,14 +84,24 @@ class Team {
   }
 
  public:
+  // How many threads a call that asks for `threads` gets: fewer where the system starts no more.
+  static int available(int threads) {
+    if (threads <= 1) return 1;
+    State& s = state();
+    std::lock_guard<std::mutex> call(s.calls);
+    try {
+      for (; s.helpers < threads - 1; ++s.helpers) std::thread(help, &s, s.helpers + 1, s.call.load()).detach();
+    } catch (const std::system_error&) {
+    }
+    return s.helpers < threads - 1 ? s.helpers + 1 : threads;
+  }
+
   // Calls work(data, i) for i from 0 to threads - 1, each on a thread of its own; returns when all have.
+  // There have to be so many, see available().
   static void run(int threads, void (*work)(void*, int), void* data) {
     if (threads <= 1) return work(data, 0);
     State& s = state();
     std::lock_guard<std::mutex> call(s.calls);
-    for (; s.helpers < threads - 1; ++s.helpers) {
-      std::thread(help, &s, s.helpers + 1, s.call.load()).detach();
-    }
     s.work = work, s.data = data, s.threads = threads, s.running = threads - 1;
     {
       std::lock_guard<std::mutex> lock(s.sleep);
