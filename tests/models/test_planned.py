@@ -149,4 +149,5 @@ def test_any_layout_of_images_and_none() -> None:
     expected = model(IMAGES)
     assert torch.equal(model(IMAGES.to(memory_format=torch.channels_last)), expected)
     assert torch.equal(model(IMAGES.flip(0)).flip(0), expected)
+    assert torch.equal(model(IMAGES.clone().requires_grad_(True)), expected)
     assert model(IMAGES[:0]).shape == (0, 10)

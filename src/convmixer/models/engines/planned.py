@@ -48,7 +48,7 @@ class Planned:
         if x.shape[1] != self._plan.channels or min(x.shape[2:]) < self._plan.patch_size:
             return None  # the modules say what is wrong
         dispatch.note("network", "native")
-        return torch.from_numpy(self._plan.run(x.numpy(), torch.get_num_threads()))
+        return torch.from_numpy(self._plan.run(x.detach().numpy(), torch.get_num_threads()))
 
     def _now(self) -> tuple[list[int], ...]:
         """What changes when a module, a parameter, a buffer or its values are replaced."""
