@@ -141,11 +141,17 @@ class Plan:
             raise ValueError(f"images of {given.shape[2:]} pixels are smaller than a patch of {self.patch_size}")
         out = np.empty((len(given), self.width), np.float32)
         if len(given):
-            count = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            count = threads or _cores()
             arguments = (given.dtype == np.uint8, *(given.shape[i] for i in (0, 2, 3)))
             if self._native.convmixer_plan_run(self._handle, given.ctypes.data, *arguments, out.ctypes.data, count):
                 raise MemoryError(f"no memory for {len(given)} images at once")
         return out
+
+
+def _cores() -> int:
+    """How many this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _specs(layers: Sequence[Layer], inputs: int, patch_size: int) -> tuple[ctypes.Array[_LayerSpec], list[Floats]]:
