@@ -445,6 +445,7 @@ MADE: dict[Path, dict[str, Callable[[], str]]] = {
     },
     ROOT / "results" / "cpu" / "compression" / "README.md": {
         "compression": compression_table,
+        "students": students_table,
     },
     ROOT / "results" / "cpu" / "export" / "README.md": {"export": export_table},
     ROOT / "results" / "cpu" / "track" / "README.md": {"track": track_table},
