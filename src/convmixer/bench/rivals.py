@@ -13,9 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from convmixer.bench.settings import Storage
-from convmixer.kernels.plan import Plan, library
 from convmixer.models import ConvMixer
-from convmixer.parts.plans import network_layers
+from convmixer.models.engines.planned import plan_of
 
 Infer = Callable[[NDArray[np.float32]], object]
 Runtime = Callable[[ConvMixer, torch.Tensor, int, Storage], Infer]
@@ -40,11 +39,9 @@ def infer_step(runtime: str, model: ConvMixer, x: torch.Tensor, precision: Stora
 
 
 def _native(model: ConvMixer, x: torch.Tensor, threads: int, precision: Storage) -> Infer:
-    state = {name: tensor.numpy() for name, tensor in model.state_dict().items() if tensor.dim()}
-    layers = network_layers(model.config.blocks(), model.config.branch, model.config.head, state)
-    if layers is None or library() is None:
+    plan = plan_of(model)
+    if plan is None:
         raise ImportError("there is no native plan for this network here")
-    plan = Plan(layers, x.shape[1], model.patch_size)
     return lambda images: plan.run(images, threads)
 
 

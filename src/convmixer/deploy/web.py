@@ -24,7 +24,7 @@ from convmixer.deploy.check import CheckImages, Comparison, check_images, compar
 from convmixer.deploy.formats import onnx_graph
 from convmixer.deploy.source import Source
 from convmixer.errors import InputError
-from convmixer.files import cache_dir, temporary_folder, write_atomic
+from convmixer.files import cache_dir, make_cache_dir, temporary_folder, write_atomic
 from convmixer.inference.cam import affine_head
 from convmixer.inference.deployed import Answers
 from convmixer.inference.model_file import LOGITS, PROBABILITIES, open_model_file
@@ -160,7 +160,7 @@ def runtime_archive() -> Path:
             f"--format web: what npm fetched is not the {PACKAGE} {VERSION} that is known to be whole; ask your "
             "registry's keeper."
         )
-    archive.parent.mkdir(parents=True, exist_ok=True)
+    make_cache_dir()
     write_atomic(archive, content)
     return archive
 

@@ -15,7 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from convmixer.files import (
@@ -121,6 +121,24 @@ def build(instructions: str | None = None, extra_flags: Sequence[str] = (), *, s
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{program} or the cache folder {cache_dir()} cannot be used: {error}") from error
     return target
+
+
+def loaded(source: str, load: Callable[[str], ctypes.CDLL], warning: str) -> ctypes.CDLL | None:
+    """The library made of ``source``; None, after one logged line that says why, if it is unavailable.
+
+    Args:
+        source: the file to compile.
+        load: from the library's path to the library; raises OSError if it is another one.
+        warning: what it means that there is none.
+    """
+    if os.environ.get("CONVMIXER_NATIVE") == "0":
+        logger.info("native kernels are switched off by CONVMIXER_NATIVE=0")
+        return None
+    try:
+        return load(str(build(source=source)))
+    except (BuildError, OSError) as error:
+        logger.warning("%s: %s", warning, error)
+        return None
 
 
 def _is_whole(library: Path) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
-import os
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -56,14 +55,9 @@ class Job(ctypes.Structure):
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The loaded kernels; None, after one logged line that says why, if they are unavailable."""
-    if os.environ.get("CONVMIXER_NATIVE") == "0":
-        logger.info("native kernels are switched off by CONVMIXER_NATIVE=0")
-        return None
-    try:
-        return load(str(build.build()))
-    except (build.BuildError, OSError) as error:
-        logger.warning("fast kernels are not available, PyTorch's own are used instead (slower): %s", error)
-        return None
+    return build.loaded(
+        "convmixer.cpp", load, "fast kernels are not available, PyTorch's own are used instead (slower)"
+    )
 
 
 def load(path: str) -> ctypes.CDLL:

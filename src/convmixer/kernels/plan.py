@@ -69,14 +69,7 @@ class _LayerSpec(ctypes.Structure):
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The loaded code; None, after one logged line that says why, if it is unavailable."""
-    if os.environ.get("CONVMIXER_NATIVE") == "0":
-        logger.info("native kernels are switched off by CONVMIXER_NATIVE=0")
-        return None
-    try:
-        return load(str(build.build(source="plan.cpp")))
-    except (build.BuildError, OSError) as error:
-        logger.warning("the native plan is not available (slower): %s", error)
-        return None
+    return build.loaded("plan.cpp", load, "the native plan is not available (slower)")
 
 
 def load(path: str) -> ctypes.CDLL:

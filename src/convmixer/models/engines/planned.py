@@ -61,13 +61,18 @@ class Planned:
         self._counting = [t for t in self._tensors if not t.is_inference()]  # the others have no versions
         self._held = [held for m in self._modules for held in (m._parameters, m._buffers, m._modules)]
         self._stamp, self._plan = self._now(), None
-        config = model.config
-        if plan.library() is None or not _is_as_configured(model):
-            return
-        state = {name: tensor.numpy() for name, tensor in model.state_dict().items() if tensor.dim()}
-        layers = network_layers(config.blocks(), config.branch, config.head if model.n_classes else "", state)
-        if layers is not None:
-            self._plan = Plan(layers, _channels(model), model.patch_size)
+        if _is_as_configured(model):
+            self._plan = plan_of(model)
+
+
+def plan_of(model: ConvMixer) -> Plan | None:
+    """The plan of a model that is as its configuration says; None where a part has none, or there are no kernels."""
+    if plan.library() is None:
+        return None
+    config, head = model.config, model.config.head if model.n_classes else ""
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items() if tensor.dim()}
+    layers = network_layers(config.blocks(), config.branch, head, state)
+    return None if layers is None else Plan(layers, _channels(model), model.patch_size)
 
 
 def _is_observed() -> bool:
