@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--name", default="64-4", help="of the network, for its folder and its records")
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--patch", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--qat", type=int, default=1, help="epochs of training with 8-bit rounding")
     parser.add_argument("--ratio", type=float, default=0.375, help="of the channels, to prune; 0: nothing is pruned")
@@ -69,7 +70,8 @@ def main() -> None:
     args = parser.parse_args()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
     about = {"model": args.name, "commit": commit.strip()}
-    common = {"dataset": args.data, "recipe": "strong-short", "epochs": args.epochs, "kernel_size": 5, "patch_size": 2}
+    common = {"dataset": args.data, "recipe": "strong-short", "epochs": args.epochs}
+    common |= {"kernel_size": 5, "patch_size": args.patch}
     run, folder = args.work / args.name, args.work / f"{args.name}-compressed"
     trained(run, {**common, "dim": args.dim, "depth": args.depth})
     folder.mkdir(exist_ok=True)
