@@ -21,7 +21,7 @@ from convmixer.deploy.measure import Measured, measure_files
 from convmixer.deploy.pipeline import Backend, Pipeline
 from convmixer.runs import RunDir, Summary
 
-BACKENDS: dict[Backend, str] = {"onnxruntime": ".onnx", "openvino": ".xml"}
+BACKENDS: dict[Backend, str] = {"onnxruntime": ".onnx", "openvino": ".xml", "nncf": ".xml"}
 """With the suffixes of their files."""
 
 
@@ -77,14 +77,17 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     files: list[Path] = [run]
     for backend, suffix in BACKENDS.items():
-        qat = args.qat if backend == "onnxruntime" else 0  # the other backend gets the same graph
+        qat = args.qat if backend == "onnxruntime" else 0  # OpenVINO gets the same graph, NNCF makes its own
         compressed(run, folder / backend, Pipeline(quantize="int8", qat=qat, backend=backend))
         files += [folder / backend / f"{name}{suffix}" for name in ("original", "int8", *["int8-qat"] * bool(qat))]
+        if backend == "nncf":
+            files.remove(folder / backend / f"original{suffix}")  # the same as before
     if args.ratio:
         pipeline = Pipeline(prune="channels", ratio=args.ratio, finetune=args.finetune, baseline=True)
         verdicts = compressed(run, folder / "pruned", pipeline)
         merge(args.out, [about | {"what": "pruned", "finetune": args.finetune, "verdicts": verdicts}])
         files += [folder / "pruned" / f"{name}.onnx" for name in ("compressed", "scratch")]
+        files.append(folder / "pruned" / "finetuned")
     if not _is_measured(args.out, args.name):
         merge(args.out, [measured(row, args.work, about) for row in measure_files(files, progress=print)])
     for seed in range(args.students):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from convmixer.deploy import compress, quantize
 from convmixer.deploy.compress import RECORD, compress_run, verdict
 from convmixer.deploy.formats import onnx_graph
 from convmixer.deploy.measure import Measured, measure_files
-from convmixer.deploy.pipeline import Pipeline
+from convmixer.deploy.pipeline import Backend, Pipeline
 from convmixer.deploy.prune import counts_left, pruned
 from convmixer.deploy.source import Source
 from convmixer.errors import InputError
@@ -78,6 +79,35 @@ def test_int8_is_the_run_in_eight_bits_with_ranges_from_training_images(trained:
     again = json.loads((tmp_path / "out" / RECORD).read_text())
     assert again["pipeline"]["quantize"] == "int8"
     assert [model["accuracy"] for model in again["models"]] == [reference.accuracy, int8.accuracy]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quickly")
+def test_nncf_writes_an_openvino_file_that_rounds_activations_as_well(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("nncf")
+    reference, int8 = compress_run(
+        trained, Pipeline(quantize="int8", backend="nncf", calibration=64), tmp_path / "out"
+    ).models
+    assert (Path(int8.file).name, int8.precision) == ("int8.xml", "int8")
+    assert abs(reference.accuracy - int8.accuracy) < 0.05
+    assert capsys.readouterr().out == ""
+    (change,) = open_model_file(tmp_path / "out" / "int8.xml").info.changes
+    assert (change["backend"], change["calibration"]) == ("nncf", 64)
+    assert "gelu_1/fq_output" in (tmp_path / "out" / "int8.xml").read_text()
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "nncf"])
+def test_a_missing_package_is_named_before_anything_is_trained(
+    backend: Backend, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setitem(sys.modules, backend, None)
+    pipeline = Pipeline(prune="blocks", finetune=1, quantize="int8", backend=backend)
+    with pytest.raises(InputError, match=rf"--backend {backend} needs {backend}; pip install"):
+        compress_run(trained, pipeline, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
@@ -242,6 +272,10 @@ def test_another_pipelines_folder_is_refused(trained: Path, tmp_path: Path) -> N
 
 def test_a_pipeline_says_what_it_lacks() -> None:
     pipeline = Pipeline(quantize="int8")
-    for changes, words in (({"baseline": True}, "needs prune"), ({"quantize": None}, "nothing is to be done")):
+    for changes, words in (
+        ({"baseline": True}, "needs prune"),
+        ({"qat": 1, "backend": "nncf"}, "change backend"),
+        ({"quantize": None}, "nothing is to be done"),
+    ):
         with pytest.raises(InputError, match=words):
             replace(pipeline, **changes)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from convmixer.data import Dataset
-from convmixer.deploy import compress
+from convmixer.deploy import compress, qat
 from convmixer.deploy.compress import compress_run
 from convmixer.deploy.measure import measure_files
 from convmixer.deploy.pipeline import Pipeline
@@ -129,3 +129,14 @@ def test_training_ends_in_an_int8_file_and_is_not_done_twice(
 def test_without_int8_there_is_nothing_to_train_for() -> None:
     with pytest.raises(InputError, match="trains for 8 bits"):
         Pipeline(finetune=1, qat=1)
+
+
+def test_a_loss_that_is_no_number_ends_it_with_advice(
+    tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qat, "LR_SCALE", 1e30)
+    with pytest.raises(InputError, match=r"--qat: the loss is .* leave out --qat"):
+        compress_run(
+            run_of(tmp_path / "run", digits).path, Pipeline(quantize="int8", qat=2, calibration=64), tmp_path / "out"
+        )
+    assert not (tmp_path / "out" / WEIGHTS).exists()

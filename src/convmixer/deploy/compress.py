@@ -20,12 +20,12 @@ from convmixer.config import RunConfig
 from convmixer.data import Dataset
 from convmixer.deploy.check import CheckImages, check_images, compare, require_equal
 from convmixer.deploy.export import write_checked
-from convmixer.deploy.formats import FORMATS
+from convmixer.deploy.formats import FORMATS, Format
 from convmixer.deploy.measure import Measured, measure_files
-from convmixer.deploy.pipeline import LEAST, Backend, Pipeline
+from convmixer.deploy.pipeline import LEAST, Pipeline
 from convmixer.deploy.prune import Samples, counts_left, pruned
 from convmixer.deploy.qat import trained_in_int8
-from convmixer.deploy.quantize import FORMAT_OF, SUFFIXES, check_int8, write_int8
+from convmixer.deploy.quantize import FORMAT_OF, check_int8, require_packages, write_int8
 from convmixer.deploy.source import Source
 from convmixer.errors import InputError
 from convmixer.files import read_bytes, write_atomic
@@ -87,6 +87,7 @@ def compress_run(
     folder = run.path.parent / f"{run.path.resolve().name}-compressed" if out is None else Path(out)
     about = {"run": asdict(source.info.origin), "pipeline": asdict(pipeline)}
     _check_folder(folder, about)
+    require_packages(pipeline.backend, quantize=bool(pipeline.quantize))
     counts = counts_left(source.info.architecture, pipeline)
     data = load_own_data(run)
     samples = _samples(run, data, pipeline.calibration)
@@ -105,10 +106,11 @@ def compress_run(
         sources["compressed"] = source
     if pipeline.baseline:
         sources["scratch"] = training.from_scratch(source)
-    files, images = [], check_images(run)
+    files, images, kind = [], check_images(run), FORMATS[FORMAT_OF[pipeline.backend]]
     for name, one in sources.items():
-        progress(f"writing {name}{SUFFIXES[pipeline.backend]}")
-        files.append(_write_float32(one, images, folder / f"{name}{SUFFIXES[pipeline.backend]}", pipeline.backend))
+        file = folder / f"{name}{kind.suffix}"
+        progress(f"writing {file.name}")
+        files.append(_write_float32(one, images, file, kind))
     if pipeline.quantize:
         files += _write_int8(training, source, samples, progress)
     models = tuple(measure_files(files, data=run, progress=progress))
@@ -255,11 +257,10 @@ def _epoch_seconds(run: RunDir) -> float:
     return min(record.seconds for record in run.metrics())
 
 
-def _write_float32(source: Source, images: CheckImages, file: Path, backend: Backend) -> Path:
+def _write_float32(source: Source, images: CheckImages, file: Path, kind: Format) -> Path:
     def check(written: FilePredictor) -> None:
         require_equal(compare(source.predictor(), written, images, exact=source.exact_logits), written)
 
-    kind = FORMATS[FORMAT_OF[backend]]
     write_checked(file, kind, lambda where: kind.write(source, where), check)
     return file
 
@@ -267,17 +268,18 @@ def _write_float32(source: Source, images: CheckImages, file: Path, backend: Bac
 def _write_int8(training: _Training, source: Source, samples: Samples, progress: Callable[[str], object]) -> list[Path]:
     """Writes the network in 8 bits and, where it is to be trained for that, once more."""
     backend, chosen, files = training.pipeline.backend, samples.images.numpy(), []
+    kind = FORMATS[FORMAT_OF[backend]]
     sources = {"int8": source}
     if epochs := training.pipeline.qat:
         progress("training for int8")
         config = training.config(source)
         sources["int8-qat"] = trained_in_int8(source, config, training.data, epochs, samples.images, training.folder)
     for name, one in sources.items():
-        file = training.folder / f"{name}{SUFFIXES[backend]}"
+        file = training.folder / f"{name}{kind.suffix}"
         progress(f"writing {file.name}")
         write_checked(
             file,
-            FORMATS[FORMAT_OF[backend]],
+            kind,
             partial(write_int8, one, backend=backend, images=chosen),
             lambda written: check_int8(written, chosen),
         )

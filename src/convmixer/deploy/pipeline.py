@@ -13,7 +13,7 @@ from convmixer.records import Checked
 
 What = Literal["channels", "blocks"]
 Criterion = Literal["l1", "bn", "taylor"]
-Backend = Literal["onnxruntime", "openvino"]
+Backend = Literal["onnxruntime", "openvino", "nncf"]
 LEAST = 16
 """Images to calibrate with."""
 
@@ -44,7 +44,7 @@ class Pipeline(Checked):
     qat: Count = 0
     """Epochs of training with that rounding before, at a hundredth of the run's learning rate."""
     backend: Backend = "onnxruntime"
-    """Runtime that the files are for, and in which they are compared."""
+    """Runtime that the files are for, and in which they are compared; nncf is OpenVINO with its own tool for int8."""
     calibration: Positive = 512
     """Training images that ranges, gradients and losses are taken from; all of them where there are fewer."""
 
@@ -57,6 +57,8 @@ class Pipeline(Checked):
             yield "`baseline`: is the pruned network trained from scratch; it needs `prune`."
         if self.qat and not self.quantize:
             yield "`qat`: trains for 8 bits; add `quantize` int8."
+        if self.qat and self.backend == "nncf":
+            yield "`qat`: is for the rounding of the other backends' graphs; leave it out or change `backend`."
         if self.prune_steps > max(self.finetune, 1):
             yield f"`prune_steps`: {self.prune_steps} steps need an epoch of training each; give `finetune` as many."
         if self.calibration < LEAST:

@@ -24,6 +24,7 @@ from convmixer.data import Dataset
 from convmixer.deploy.export import write_checked
 from convmixer.deploy.formats import FORMATS
 from convmixer.deploy.source import Source
+from convmixer.errors import InputError
 from convmixer.inference.program_predictor import answers_of
 from convmixer.models import load_weights
 from convmixer.runtime.signals import Interruption
@@ -57,9 +58,8 @@ def trained_in_int8(
         folder: the pipeline's.
 
     Raises:
-        InputError: the network cannot be exported.
+        InputError: the network cannot be exported, or the loss is no longer finite.
         Interrupted: SIGINT or SIGTERM arrived; nothing is kept.
-        RuntimeError: the loss is no longer finite.
     """
     change = {"step": "qat", "epochs": epochs, "lr_scale": LR_SCALE}
     info = replace(source.info, changes=(*source.info.changes, change))
@@ -227,7 +227,10 @@ def _train(rounded: Rounded, source: Source, config: RunConfig, dataset: Dataset
                 interruption.check()
                 loss = F.cross_entropy(rounded(pixels), targets, label_smoothing=settings.label_smoothing)
                 if not loss.isfinite():
-                    raise RuntimeError(f"--qat: the loss is {loss.item()} in epoch {epoch + 1}; nothing was kept.")
+                    raise InputError(
+                        f"--qat: the loss is {loss.item()} in epoch {epoch + 1} of the training for int8, which was "
+                        "not kept; leave out --qat."
+                    )
                 optimizer.zero_grad()
                 loss.backward()
                 if settings.clip_norm:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +19,28 @@ from convmixer.deploy.source import Source
 from convmixer.errors import InputError
 from convmixer.inference.model_file import INPUT, FilePredictor, required
 
-SUFFIXES: dict[str, str] = {"onnxruntime": ".onnx", "openvino": ".xml"}
-FORMAT_OF: dict[str, str] = {"onnxruntime": "onnx", "openvino": "openvino"}
+FORMAT_OF: dict[Backend, str] = {"onnxruntime": "onnx", "openvino": "openvino", "nncf": "openvino"}
 _BATCH = 16
 _QUANTIZED = ("Conv", "Gemm", "MatMul")
+
+
+def require_packages(backend: Backend, quantize: bool) -> None:
+    """Raises InputError if what writes a backend's files is not installed: before the training, not after it."""
+    what = f"--backend {backend}"
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        required(module, "onnx", what)
+    if FORMAT_OF[backend] == "openvino":
+        required("openvino", "openvino", what)
+    if backend == "nncf" and quantize:
+        required("nncf", "nncf", what)
 
 
 def write_int8(source: Source, path: Path, backend: Backend, images: NDArray[np.uint8]) -> None:
     """Writes the network with 8-bit convolutions and linear layers: signed, symmetric and per channel for weights.
 
     The graph has pairs of QuantizeLinear and DequantizeLinear (QDQ) around each of them, as runtimes expect; what is
-    between them, the activations, normalisations and sums, stays float32.
+    between them, the activations, normalisations and sums, stays float32. NNCF rounds these as well, as OpenVINO is
+    fast then.
 
     Args:
         source: the network.
@@ -40,9 +53,14 @@ def write_int8(source: Source, path: Path, backend: Backend, images: NDArray[np.
     """
     if len(images) < LEAST:
         raise InputError(f"--calibration: {len(images)} images are too few to take ranges from; give {LEAST} or more.")
-    change = {"step": "quantize", "to": "int8", "backend": backend, "calibration": len(images), "ranges": "min-max"}
+    ranges = "mean of min-max" if backend == "nncf" else "min-max"
+    change = {"step": "quantize", "to": "int8", "backend": backend, "calibration": len(images), "ranges": ranges}
     info = replace(source.info, precision="int8", changes=(*source.info.changes, change))
-    graph = _qdq(onnx_graph(source), images)
+    graph = onnx_graph(source)
+    if backend == "nncf":
+        save_openvino(_by_nncf(graph, images), info, path)
+        return
+    graph = _qdq(graph, images)
     if backend == "onnxruntime":
         describe_onnx(graph, replace(info, opset=int(graph.opset_import[0].version)))
         path.write_bytes(graph.SerializeToString())
@@ -57,6 +75,19 @@ def check_int8(written: FilePredictor, images: NDArray[np.uint8]) -> None:
         logits = written.logits(images[np.arange(size) % len(images)])
         if logits.shape != (size, len(written.classes)) or not np.isfinite(logits).all():
             raise RuntimeError(f"{written.runtime} gives no finite logits for {size} images. The file was not kept.")
+
+
+def _by_nncf(graph: Any, images: NDArray[np.uint8]) -> Any:
+    """The ONNX graph as OpenVINO's, quantised by OpenVINO's own tool."""
+    openvino = required("openvino", "openvino", "--backend nncf")
+    nncf = required("nncf", "nncf", "--backend nncf")
+    with quiet("nncf"), redirect_stdout(io.StringIO()):  # it draws bars
+        return nncf.quantize(
+            openvino.Core().read_model(graph.SerializeToString()),
+            nncf.Dataset([image[None] for image in images]),
+            preset=nncf.QuantizationPreset.MIXED,  # zero points for activations: GELU's are hardly ever negative
+            subset_size=len(images),
+        )
 
 
 def _qdq(graph: Any, images: NDArray[np.uint8]) -> Any:
