@@ -117,8 +117,6 @@ struct Call {
     stride = rounded(positions(group), PANEL) + LANES;
   }
 
-  // Rows that the kernel computes beyond those that are asked for.
-  int64_t largest_reach() const { return plan.largest_kernel / 2 * columns; }
   int64_t positions(int64_t count) const { return count * rows * columns; }
 
   void lay_out(Activations& a) const {
@@ -132,12 +130,13 @@ struct Call {
   void lay_out(Desk& d) const {
     const int64_t abreast = std::min<int64_t>(16, group), radius = plan.largest_kernel / 2;
     const int64_t image = rows * (rounded(columns, LANES) + radius), rest = radius + 2 * LANES;
+    const int64_t planes = std::max<int64_t>(4, group);  // of depthwise_rows, where they are images or channels
     d.panel = d.panel_memory.of(plan.deepest * PANEL);
     const float* before = d.padded.plane;
-    d.padded = {d.plane_memory.of((group + abreast) * image + rest)};
+    d.padded = {d.plane_memory.of((planes + abreast) * image + rest)};
     if (d.padded.plane != before) d.laid_out = {};
     d.columns = d.columns_memory.of(4 * abreast * image + rest);
-    d.compact = d.compact_memory.of(positions(group) + largest_reach() + 4 * LANES);
+    d.compact = d.compact_memory.of(positions(planes) + 8 * LANES);
   }
 };
 

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <type_traits>
+#include <utility>
 
 #include "vector.h"
 
@@ -108,29 +110,41 @@ static void order_taps(const float* weight, bool turn, float* taps) {
     for (int j = 0; j < K; ++j) taps[dx * K + j] = turn ? weight[j * K + K - 1 - dx] : weight[(K - 1 - j) * K + dx];
 }
 
-// B columns of vectors at once; finish(b, y, v) gets each output row. Every input row adds to the K output rows in reach; their sums stay in registers and
-// move up by one row with each input row, so that no row is loaded more often than once for each tap of a kernel row.
-// taps[dx][j] is the weight from input row y and horizontal offset dx to output row y - r + j.
-template <int K, int B, class Finish>
-static INLINE void convolve_columns(const float* const* source, int64_t stride, int64_t height, const float* taps,
-                                    Finish finish) {
-  const int r = K / 2;
-  V sum[K][B] = {};
-  for (int64_t y = 0; y < height + r; ++y) {
-    if (y < height) {
-      const float* tap = taps;
-      for (int dx = 0; dx < K; ++dx, tap += K) {
-        V v[B];
+// Adds one input row, `place` behind source, to the sums FROM … TO - 1 of the K output rows in reach.
+template <int K, int B, bool SAME, int FROM, int TO>
+static INLINE void add_row(const float* const* source, int64_t place, const float* const* taps, V (&sum)[K][B]) {
+#pragma GCC unroll 1  // there are many of these bodies
+  for (int dx = 0; dx < K; ++dx) {
+    V v[B];
 #pragma GCC unroll 4
-        for (int b = 0; b < B; ++b) v[b] = in_register(load(source[b] + y * stride + dx));
+    for (int b = 0; b < B; ++b) v[b] = in_register(load(source[b] + place + dx));
 #pragma GCC unroll 16
-        for (int j = 0; j < K; ++j) {
-          V w = splat(tap[j]);
+    for (int j = FROM; j < TO; ++j) {
+      V w = splat(taps[0][dx * K + j]);
 #pragma GCC unroll 4
-          for (int b = 0; b < B; ++b) sum[j][b] += v[b] * w;
-        }
-      }
+      for (int b = 0; b < B; ++b) sum[j][b] += v[b] * (SAME ? w : splat(taps[b][dx * K + j]));
     }
+  }
+}
+
+// f(std::integral_constant<int, I>()) for I from 0 to N - 1.
+template <class F, int... I>
+static INLINE void for_each_constant(std::integer_sequence<int, I...>, F f) {
+  (f(std::integral_constant<int, I>()), ...);
+}
+
+// B columns of vectors at once; finish(b, y, v) gets each of `height` output rows. `source` lies at the first of these
+// rows, `above` rows of input are before them and `below` behind them, at most r each; what is farther away is zero.
+// Every input row adds to the K output rows in reach, or to those of them that are asked for; their sums stay in
+// registers and move up by one row with each input row, so that no row is loaded more often than once for each tap of a
+// kernel row. taps[b][dx][j] is the weight from input row y and horizontal offset dx to output row y - r + j; with SAME,
+// the first one's are those of all columns.
+template <int K, int B, bool SAME, class Finish>
+static INLINE void convolve_columns(const float* const* source, int64_t stride, int64_t height, int64_t above,
+                                    int64_t below, const float* const* taps, Finish finish) {
+  constexpr int r = K / 2;
+  V sum[K][B] = {};
+  auto move_up = [&](int64_t y) INLINE_LAMBDA {
 #pragma GCC unroll 4
     for (int b = 0; b < B; ++b) {
       if (y >= r) finish(b, y - r, sum[0][b]);
@@ -138,7 +152,25 @@ static INLINE void convolve_columns(const float* const* source, int64_t stride, 
       for (int j = 0; j + 1 < K; ++j) sum[j][b] = sum[j + 1][b];
       sum[K - 1][b] = V{};
     }
+  };
+  for_each_constant(std::make_integer_sequence<int, 2 * r>(), [&](auto i) INLINE_LAMBDA {
+    constexpr int y = decltype(i)::value - r;
+    if (y < -above) return;
+    if (y < height + below) add_row<K, B, SAME, r - y, K>(source, y * stride, taps, sum);
+    move_up(y);
+  });
+  int64_t y = r;
+  for (; y < height - r; ++y) {
+    add_row<K, B, SAME, 0, K>(source, y * stride, taps, sum);
+    move_up(y);
   }
+  for_each_constant(std::make_integer_sequence<int, 2 * r>(), [&](auto i) INLINE_LAMBDA {
+    constexpr int rows = 2 * r - decltype(i)::value;  // that are still to come
+    const int64_t here = height + r - rows;
+    if (here < r) return;
+    if (here < height + below) add_row<K, B, SAME, 0, rows>(source, here * stride, taps, sum);
+    move_up(here);
+  });
 }
 
 // Weight gradient of kernel rows first … first + ROWS - 1 over the columns begin … end - 1, added to total[row][dx].
@@ -183,6 +215,7 @@ struct Depthwise {
   static void convolve(const Geometry& g, const float* padded, const float* weight, bool turn, float* scratch,
                        float* out) {
     float taps[K * K];
+    const float* const all = taps;
     order_taps<K>(weight, turn, taps);
     const int64_t per_group = g.lanes / LANES;
     for (int64_t group = 0; group < g.groups; group += WIDE) {
@@ -195,11 +228,11 @@ struct Depthwise {
           source[b] = padded + g.column(group * per_group + q + b);
           target[b] = scratch + g.column(q + b) + g.radius;
         }
-        auto keep = [&](int b, int64_t y, V v) { store(target[b] + y * g.stride, v); };
+        auto keep = [&](int b, int64_t y, V v) INLINE_LAMBDA { store(target[b] + y * g.stride, v); };
         if (wide)
-          convolve_columns<K, WIDE>(source, g.stride, g.height, taps, keep);
+          convolve_columns<K, WIDE, true>(source, g.stride, g.height, 0, 0, &all, keep);
         else
-          convolve_columns<K, 1>(source, g.stride, g.height, taps, keep);
+          convolve_columns<K, 1, true>(source, g.stride, g.height, 0, 0, &all, keep);
         q += wide ? WIDE : 1;
       }
       unpack(g, scratch, group * g.abreast, std::min((group + groups) * g.abreast, g.images), out);

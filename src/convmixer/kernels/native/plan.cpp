@@ -48,7 +48,7 @@ static void product(const Call& c, const Layer& l, const Share& s, Activations& 
 // to[i] = epilogue of sums[i], plus x[i] if the layer adds, for channel m. Memory is there up to whole blocks of vectors.
 template <class Activation>
 static void finish(const Layer& l, int64_t m, int64_t size, const float* sums, const float* x, float* to) {
-  constexpr int N = 4;
+  constexpr int N = ABREAST;
   for (int64_t i = 0; i < size; i += N * LANES) {
     V v[N];
     for (int n = 0; n < N; ++n) v[n] = load(sums + i + n * LANES);
@@ -76,48 +76,70 @@ static void depthwise_channels(const Call& c, const Layer& l, const Share& s, Ac
   }
 }
 
-// The rows of a share where rows are whole vectors: all channels, from map to map without a step in between.
+// The rows of a share where rows are whole vectors: from map to map without a step in between. Vectors are convolved
+// several at once: those of a row, or where a row is one vector, those of several whole images or of several channels.
 template <int K>
 static void depthwise_rows(const Call& c, const Layer& l, const Share& s, Activations& a, Desk& d) {
   constexpr int r = K / 2, B = columns_at_once(K);
   const int64_t width = c.columns, height = c.rows, padded = width + r, plane = height * padded + r;
-  const int64_t first = s.first_row(), last = s.last_row();
+  const int64_t first = s.first_row(), last = s.last_row(), planes = width == LANES ? B : 1;
   float* rows = d.padded.plane;
-  const std::array<int64_t, 4> layout = {K, height, width, std::min<int64_t>(c.group, B)};
-  if (d.laid_out != layout) std::fill(rows, rows + layout[3] * plane, 0.0f);  // the padding then stays as it is
+  const std::array<int64_t, 4> layout = {K, height, width, planes};
+  if (d.laid_out != layout) std::fill(rows, rows + planes * plane, 0.0f);  // the padding then stays as it is
   d.laid_out = layout;
-  for (int64_t m = 0; m < l.spec.in; ++m) {
-    const float* from = a.maps[l.spec.source] + m * c.stride;
-    float* to = a.maps[l.spec.target] + m * c.stride;
-    float taps[K * K];
-    order_taps<K>(l.weight.data() + m * K * K, false, taps);
+  const std::integral_constant<int, B> several{};
+  const std::integral_constant<int, 1> one{};
+  float ordered[B][K * K];
+  const float* taps[B];
+  for (int b = 0; b < B; ++b) taps[b] = ordered[b];
+  for (int64_t m = 0, channels; m < l.spec.in; m += channels) {
+    channels = std::min(planes, l.spec.in - m);
+    for (int64_t i = 0; i < channels; ++i) order_taps<K>(l.weight.data() + (m + i) * K * K, false, ordered[i]);
     for (int64_t image = first / height, next; image * height < last; image = next) {
       const int64_t begin = std::max<int64_t>(0, first - image * height), end = std::min(height, last - image * height);
-      const int64_t top = std::max<int64_t>(0, begin - r), bottom = std::min(height, end + r);
-      // Where a row is one vector, several whole images side by side make up for it.
-      const bool together = width == LANES && begin == 0 && (image + B) * height <= last;
-      next = image + (together ? B : 1);
-      const float* map = from + image * height * width;
-      for (int64_t i = image; i < next; ++i, map += height * width)
-        for (int64_t y = top; y < bottom; ++y)
-          for (int64_t x = 0; x < width; x += LANES)
-            store(rows + (i - image) * plane + (y - top) * padded + r + x, load(map + y * width + x));
-      // N columns of vectors from x on, in images or planes that are `apart`.
-      auto columns = [&](auto count, int64_t x, int64_t apart, int64_t apart_out) {
+      const int64_t above = std::min<int64_t>(r, begin), below = std::min<int64_t>(r, height - end);
+      const int64_t size = (end - begin) * width, place = m * c.stride + (image * height + begin) * width;
+      const float* from = a.maps[l.spec.source] + place;
+      float* to = a.maps[l.spec.target] + place;
+      auto lay_out = [&](int64_t number, const float* map) {
+        float* row = rows + number * plane + r;
+        for (int64_t y = -above; y < end - begin + below; ++y, row += padded)
+          for (int64_t x = 0; x < width; x += LANES) store(row + x, load(map + y * width + x));
+      };
+      // `count` vectors of planes, each `apart` from the one before, to `result`, `step` from one another.
+      auto convolve = [&](auto count, auto same, const float* const* weights, int64_t at, int64_t apart, float* result,
+                          int64_t step) {
         constexpr int N = decltype(count)::value;
         const float* source[N];
-        for (int b = 0; b < N; ++b) source[b] = rows + x + b * apart;
-        convolve_columns<K, N>(source, padded, bottom - top, taps, [&](int b, int64_t row, V v) {
-          const int64_t y = top + row - begin;  // rows from `end` on are overwritten or not read
-          if (y >= 0) store(d.compact + y * width + x + b * apart_out, v);
-        });
+        for (int b = 0; b < N; ++b) source[b] = rows + above * padded + at + b * apart;
+        convolve_columns<K, N, decltype(same)::value>(
+            source, padded, end - begin, above, below, weights,
+            [&](int b, int64_t y, V v) INLINE_LAMBDA { store(result + y * width + b * step, v); });
       };
-      int64_t x = 0;
-      if (together) columns(std::integral_constant<int, B>(), 0, plane, height * width), x = width;
-      for (; x + B * LANES <= width; x += B * LANES) columns(std::integral_constant<int, B>(), x, LANES, LANES);
-      for (; x < width; x += LANES) columns(std::integral_constant<int, 1>(), x, LANES, LANES);
-      const int64_t place = (image * height + begin) * width, size = (together ? B * height : end - begin) * width;
-      WITH_ACTIVATION(finish, l, m, size, d.compact, from + place, to + place);
+      if (planes > 1 && begin == 0 && (image + B) * height <= last) {  // several images of a channel
+        next = image + B;
+        for (int64_t i = 0; i < channels; ++i, from += c.stride, to += c.stride) {
+          for (int64_t b = 0; b < B; ++b) lay_out(b, from + b * size);
+          convolve(several, std::true_type(), taps + i, 0, plane, d.compact, size);
+          WITH_ACTIVATION(finish, l, m + i, B * size, d.compact, from, to);
+        }
+        continue;
+      }
+      next = image + 1;
+      for (int64_t i = 0; i < channels; ++i) lay_out(i, from + i * c.stride);
+      if (planes > 1 && channels == planes) {
+        convolve(several, std::false_type(), taps, 0, plane, d.compact, size);
+      } else {
+        for (int64_t i = 0; i < channels; ++i) {
+          float* result = d.compact + i * size;
+          int64_t x = 0;
+          for (; x + B * LANES <= width; x += B * LANES)
+            convolve(several, std::true_type(), taps + i, i * plane + x, LANES, result + x, LANES);
+          for (; x < width; x += LANES) convolve(one, std::true_type(), taps + i, i * plane + x, LANES, result + x, LANES);
+        }
+      }
+      for (int64_t i = 0; i < channels; ++i, from += c.stride, to += c.stride)
+        WITH_ACTIVATION(finish, l, m + i, size, d.compact + i * size, from, to);
     }
   }
 }
@@ -232,7 +254,9 @@ static Layer prepared(const LayerSpec& spec) {
   if (spec.kind == DEPTHWISE) l.weight.assign(spec.weight, spec.weight + spec.in * k * k);
   if (spec.kind == DENSE) l.weight.assign(spec.weight, spec.weight + spec.in * spec.out);
   auto filled = [&](const float* values, float otherwise) {
-    return values ? std::vector<float>(values, values + spec.out) : std::vector<float>(spec.out, otherwise);
+    std::vector<float> result(rounded(spec.out, SHORT), otherwise);  // whole blocks of a product's rows
+    if (values) std::copy_n(values, spec.out, result.begin());
+    return result;
   };
   l.epilogue = {filled(spec.bias, 0.0f), filled(spec.scale, 1.0f), filled(spec.shift, 0.0f)};
   return l;

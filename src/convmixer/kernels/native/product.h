@@ -9,6 +9,7 @@
 constexpr int PANEL = 2 * LANES;                  // positions that are computed at once
 constexpr int TALL = REGISTERS >= 32 ? 12 : 6;    // rows of the weight matrix at once, as many as the registers hold
 constexpr int SHORT = 4;                          // the same for the rows that are left
+constexpr int ABREAST = REGISTERS >= 32 ? 8 : 4;  // vectors whose activations are computed side by side
 
 struct Identity {
   static INLINE V value(V x) { return x; }
@@ -45,14 +46,17 @@ struct Several<Gelu<Storage>> {
   }
 };
 
-// What follows a convolution, for channel m: the bias, an activation, a factor and a summand (batch normalisation).
+// What follows a convolution: the bias, an activation, a factor and a summand (batch normalisation).
 struct Epilogue {
   std::vector<float> bias, scale, shift;
-  template <class Activation, int N>
+  // To vectors of ROWS channels from m on, as many of each.
+  template <class Activation, int ROWS = 1, int N>
   INLINE void apply(V (&v)[N], int64_t m) const {
-    for (V& one : v) one += bias[m];
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) v[n] += bias[m + n / (N / ROWS)];
     Several<Activation>::apply(v);
-    for (V& one : v) one = one * scale[m] + shift[m];
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) v[n] = v[n] * scale[m + n / (N / ROWS)] + shift[m + n / (N / ROWS)];
   }
 };
 
@@ -93,14 +97,19 @@ static void multiply_rows(const float* a, const float* panel, int64_t in, const 
       sum[r][1] += w * b1;
     }
   }
+  constexpr int TOGETHER = R % (ABREAST / 2) ? 2 : ABREAST / 2;  // rows
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-    if (r >= rows) break;
-    float* to = y + r * stride;
-    e.apply<Activation>(sum[r], first + r);
-    if (add) sum[r][0] += load(to), sum[r][1] += load(to + LANES);
-    store(to, sum[r][0]);
-    store(to + LANES, sum[r][1]);
+  for (int r = 0; r < R; r += TOGETHER) {
+    V v[2 * TOGETHER];
+#pragma GCC unroll 16
+    for (int n = 0; n < 2 * TOGETHER; ++n) v[n] = sum[r + n / 2][n % 2];
+    e.apply<Activation, TOGETHER>(v, first + r);
+#pragma GCC unroll 16
+    for (int n = 0; n < 2 * TOGETHER; ++n) {
+      if (r + n / 2 >= rows) return;
+      float* to = y + (r + n / 2) * stride + n % 2 * LANES;
+      store(to, add ? v[n] + load(to) : v[n]);
+    }
   }
 }
 

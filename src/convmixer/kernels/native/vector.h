@@ -23,6 +23,7 @@
 #endif
 
 #define INLINE inline __attribute__((always_inline))
+#define INLINE_LAMBDA __attribute__((always_inline))
 
 typedef float V __attribute__((vector_size(4 * LANES)));
 typedef int32_t VInt __attribute__((vector_size(4 * LANES)));

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+from collections.abc import ValuesView
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,7 @@ from convmixer.parts.plans import network_layers
 if TYPE_CHECKING:
     from convmixer.models.convmixer import ConvMixer
 
-_version = operator.attrgetter("_version")
+_version, _training = operator.attrgetter("_version"), operator.attrgetter("training")
 
 
 class Planned:
@@ -27,7 +28,10 @@ class Planned:
         self._modules: list[nn.Module] = []
         self._tensors: list[Tensor] = []
         self._counting: list[Tensor] = []
-        self._held: list[dict[str, Any]] = []
+        self._hooks: list[dict[int, Any]] = []
+        self._empty: list[dict[str, Any]] = []
+        self._held: list[ValuesView[Any]] = []
+        self._values: list[Any] = []
         self._stamp: tuple[list[int], ...] = ()
 
     def __reduce__(self) -> tuple[type[Planned], tuple[()]]:
@@ -41,25 +45,34 @@ class Planned:
         """
         if x.dtype != torch.float32 or type(x) is not Tensor or x.dim() != 4 or not x.is_cpu or _is_observed():
             return None
-        if not self._stamp or self._now() != self._stamp:
+        if not self._stamp or self._is_changed():
             self._make(model)
-        if self._plan is None or any(m.training or m._forward_hooks or m._forward_pre_hooks for m in self._modules):
+        if self._plan is None or any(self._hooks) or any(map(_training, self._modules)):
             return None
         if x.shape[1] != self._plan.channels or min(x.shape[2:]) < self._plan.patch_size:
             return None  # the modules say what is wrong
         dispatch.note("network", "native")
         return torch.from_numpy(self._plan.run(x.detach().numpy(), torch.get_num_threads()))
 
+    def _is_changed(self) -> bool:
+        """Whether a module, a parameter, a buffer or its values were replaced, by loops that are not Python's."""
+        if any(self._empty) or sum(map(len, self._held)) != len(self._values):
+            return True
+        same = all(map(operator.is_, itertools.chain.from_iterable(self._held), self._values))
+        return not same or self._now() != self._stamp
+
     def _now(self) -> tuple[list[int], ...]:
-        """What changes when a module, a parameter, a buffer or its values are replaced."""
-        held = list(map(id, itertools.chain.from_iterable(map(dict.values, self._held))))
-        return held, list(map(_version, self._counting)), list(map(Tensor.data_ptr, self._tensors))
+        """What changes with the tensors' values."""
+        return list(map(_version, self._counting)), list(map(Tensor.data_ptr, self._tensors))
 
     def _make(self, model: ConvMixer) -> None:
         self._modules = list(model.modules())
+        self._hooks = [hooks for m in self._modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         self._tensors = [*model.parameters(), *model.buffers()]
         self._counting = [t for t in self._tensors if not t.is_inference()]  # the others have no versions
-        self._held = [held for m in self._modules for held in (m._parameters, m._buffers, m._modules)]
+        parts = [held for m in self._modules for held in (m._parameters, m._buffers, m._modules)]
+        self._empty, self._held = [held for held in parts if not held], [held.values() for held in parts if held]
+        self._values = list(itertools.chain.from_iterable(self._held))
         self._stamp, self._plan = self._now(), None
         if _is_as_configured(model):
             self._plan = plan_of(model)
