@@ -17,6 +17,7 @@ from convmixer.bench.step import Job, build, step_of
 from convmixer.bench.sweep import AXES, Axis, format_sweep, sweep
 from convmixer.config import ModelConfig
 from convmixer.errors import InputError
+from convmixer.kernels.build import instruction_set
 from convmixer.runtime import cuda_graph
 
 TINY = ModelConfig(dim=8, depth=2, kernel_size=3, patch_size=2)
@@ -52,6 +53,7 @@ def test_records_of_a_small_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(r.gemm_flops_per_second > r.flops_per_second > 0 and r.bytes_per_second > 0 for r in records)
     assert {r.limited_by for r in records} == {"ONEDNN_MAX_CPU_ISA=AVX2 CONVMIXER_NATIVE=0"}
     assert "CONVMIXER_NATIVE=0" in format_table(records)
+    assert all(0 < r.latency_p50 <= r.latency_p99 for r in records if r.latency_p50 and r.latency_p99)
     wanted = "what model kernel_size batch_size engine setting images_per_second ratio_to_plain peak_bytes"
     assert set(wanted.split()) <= set(json.loads(to_json(records))[0])
     assert "fast+bf16" in format_table(records)
@@ -70,7 +72,7 @@ def test_speeds_and_ratios_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         compare,
         "interleave",
-        lambda groups, *_: [[[(s, 7) for s in seconds[j.setting]] for j in group] for group in groups],
+        lambda groups, *_: [[[([s / 2, 3 * s / 2], 7) for s in seconds[j.setting]] for j in group] for group in groups],
     )
     settings = {"settings": ("fast", "timm"), "device": "cpu", "rounds": 3, "threads": 1}
     config = BenchConfig(models=("convmixer",), what=("train",), batch_sizes=(8,), image_size=8, **settings)
@@ -80,6 +82,24 @@ def test_speeds_and_ratios_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (plain.ratio_to_plain, fast.ratio_to_plain) == (1.0, 3.0)  # of 2, 4 and 3; not 4 / 1
     assert fast.ratio_to_plain_fp16 is None
     assert fast.peak_bytes == 7
+    assert fast.latency_p50 is None  # of a training step
+
+
+@pytest.mark.slow
+def test_latency_is_that_of_single_steps_of_all_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = [[0.001 * i for i in range(1, 101)], [0.001 * i for i in range(101, 201)]]
+    monkeypatch.setattr(
+        compare, "interleave", lambda groups, *_: [[[(r, 7) for r in rounds] for _ in jobs] for jobs in groups]
+    )
+    config = BenchConfig(
+        models=("convmixer",), what=("infer",), batch_sizes=(1,), image_size=8, settings=("fast",), device="cpu"
+    )
+    records = bench(config)
+    for record in records:
+        assert record.latency_p50 == pytest.approx(0.1005)
+        assert record.latency_p99 == pytest.approx(0.19801)
+    assert "100.50 ms  198.01 ms" in format_table(records)
+    assert records[0].machine.instructions.split()[0] == instruction_set()
 
 
 @pytest.mark.slow

@@ -8,8 +8,10 @@ import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from convmixer.bench import roofline, timing
@@ -68,6 +70,10 @@ class Record:
     """What copying a large tensor reaches on this machine, read and written."""
     limited_by: str
     """The environment variables that keep libraries from using all of the CPU, as they were set."""
+    latency_p50: float | None = None
+    """Of inference on a CPU: seconds until a batch is done, the median of all steps of all rounds."""
+    latency_p99: float | None = None
+    """The same, which one step in a hundred exceeds."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,10 @@ def bench(config: BenchConfig, progress: Callable[[str], object] = lambda _: Non
 
 
 def _records(jobs: Sequence[Job], measured: Sequence[Sequence[Measurement]], limits: Limits) -> list[Record]:
-    times = {job.setting: [seconds for seconds, _ in rounds] for job, rounds in zip(jobs, measured, strict=True)}
+    times = {
+        job.setting: [statistics.fmean(seconds) for seconds, _ in rounds]
+        for job, rounds in zip(jobs, measured, strict=True)
+    }
     if not times[REFERENCE]:
         raise InputError(
             f"bench: {REFERENCE}, which ratios refer to, does not run {jobs[0].model} here with batches of "
@@ -150,6 +159,8 @@ def _records(jobs: Sequence[Job], measured: Sequence[Sequence[Measurement]], lim
             continue
         seconds, sizes = times[job.setting], job.architecture
         median = statistics.median(seconds)
+        each = sorted(chain.from_iterable(steps for steps, _ in rounds))
+        timed = job.what == "infer" and job.device == "cpu"
         work = roofline.flops(job)
         records.append(
             Record(
@@ -175,6 +186,8 @@ def _records(jobs: Sequence[Job], measured: Sequence[Sequence[Measurement]], lim
                 gemm_flops_per_second=limits.gemm_flops_per_second[job.how.precision],
                 bytes_per_second=limits.bytes_per_second,
                 limited_by=" ".join(f"{name}={os.environ[name]}" for name in _LIMITS if os.environ.get(name)),
+                latency_p50=float(np.percentile(each, 50)) if timed else None,
+                latency_p99=float(np.percentile(each, 99)) if timed else None,
             )
         )
     return records
@@ -213,14 +226,17 @@ def format_table(records: Sequence[Record]) -> str:
         group = [r for r in records if (r.what, r.model, r.batch_size) == key]
         fp16 = any(r.ratio_to_plain_fp16 is not None for r in group)
         limits = f", {group[0].limited_by}" if group[0].limited_by else ""
-        lines.append(f"{key[0]} {key[1]}, batch {key[2]}, {group[0].machine.device_name}{limits}")
-        heads = ["setting", "img/s", "(range)", "÷ plain", *(["÷ plain+fp16"] if fp16 else []), "GEMM peak", "memory"]
-        rows = [heads]
+        where = f"{group[0].machine.device_name}, {group[0].machine.threads} threads{limits}"
+        lines.append(f"{key[0]} {key[1]}, batch {key[2]}, {where}")
+        timed = group[0].latency_p50 is not None
+        heads = ["setting", "img/s", "(range)", "÷ plain", *(["÷ plain+fp16"] if fp16 else [])]
+        rows = [[*heads, *(["p50", "p99"] if timed else []), "GEMM peak", "memory"]]
         for r in sorted(group, key=lambda r: -r.images_per_second):
             speed = [f"{r.images_per_second:.1f}", f"({r.slowest:.1f}-{r.fastest:.1f})", f"{r.ratio_to_plain:.2f}"]
             to_fp16 = [f"{r.ratio_to_plain_fp16:.2f}"] if r.ratio_to_plain_fp16 is not None else []
+            times = [f"{1e3 * t:.2f} ms" for t in (r.latency_p50, r.latency_p99) if t is not None]
             share = f"{r.flops_per_second / r.gemm_flops_per_second:.0%}"
-            rows.append([r.setting, *speed, *to_fp16, share, f"{r.peak_bytes / 2**20:.0f} MiB"])
+            rows.append([r.setting, *speed, *to_fp16, *times, share, f"{r.peak_bytes / 2**20:.0f} MiB"])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for name, *cells in rows:
             right = (f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))

@@ -12,8 +12,8 @@ from typing import Any, Self
 from convmixer.bench.step import Job
 from convmixer.bench.worker import serve
 
-Measurement = tuple[float, int]
-"""Seconds of a step, and the peak of memory in bytes."""
+Measurement = tuple[list[float], int]
+"""Seconds of each step, on a GPU of a mean one, and the peak of memory in bytes."""
 
 _AT_ONCE = 4  # on a GPU; more would not fit its memory with certainty
 

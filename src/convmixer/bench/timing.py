@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
+from convmixer.kernels import build
 from convmixer.runtime.allocator import tune_allocator
 from convmixer.runtime.device import device_name
 from convmixer.runtime.memory import bytes_of_process
@@ -17,6 +20,7 @@ MEASURE_SECONDS = 0.2  # a measurement repeats the step for this long, or
 _FEWEST, _MOST = {"cpu": 1, "cuda": 5}, 200  # at least and at most this often
 _WARM_UP = {"cpu": 2, "cuda": 3}
 _GEMM_SIZE = {"cpu": 1536, "cuda": 8192}
+_SHORT_NUMBERS = {"avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16"}
 _COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 30}  # far more than any cache holds
 
 
@@ -33,6 +37,11 @@ def prepare(threads: int, tuned: bool, device: torch.device) -> None:
 
 def seconds_of(step: Callable[[], object], steps: int, device: torch.device) -> float:
     """Mean time of a step in ``steps`` of them in a row; waits for the GPU before and after, not between."""
+    return statistics.fmean(seconds_of_each(step, steps, device))
+
+
+def seconds_of_each(step: Callable[[], object], steps: int, device: torch.device) -> list[float]:
+    """Time of each of ``steps`` steps in a row; on a GPU, which is not waited for between them, only their mean."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -41,11 +50,12 @@ def seconds_of(step: Callable[[], object], steps: int, device: torch.device) -> 
             step()
         end.record()
         end.synchronize()
-        return float(begin.elapsed_time(end)) / 1000 / steps  # given in milliseconds
-    start = time.perf_counter()
+        return [float(begin.elapsed_time(end)) / 1000 / steps]  # given in milliseconds
+    marks = [time.perf_counter()]
     for _ in range(steps):
         step()
-    return (time.perf_counter() - start) / steps
+        marks.append(time.perf_counter())
+    return [end - start for start, end in pairwise(marks)]
 
 
 def warm_up(step: Callable[[], object], device: torch.device, measure_seconds: float = MEASURE_SECONDS) -> int:
@@ -66,11 +76,15 @@ class Machine:
     """Of the CPU."""
     torch: str
     """Version."""
+    instructions: str = ""
+    """Of the CPU: those that our kernels use (AVX512, AVX2, or DEFAULT, the compiler's), and which of those for 8 and
+    16 bits it has besides."""
 
 
 def this_machine(device: torch.device, threads: int) -> Machine:
     """What a record says of this machine."""
-    return Machine(device.type, device_name(device), threads, torch.__version__)
+    instructions = [build.instruction_set(), *sorted(_SHORT_NUMBERS & build.processor_flags())]
+    return Machine(device.type, device_name(device), threads, torch.__version__, " ".join(instructions))
 
 
 class Memory:

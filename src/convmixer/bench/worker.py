@@ -42,8 +42,8 @@ class Competitor:
             finally:
                 self.memory.restart()
 
-    def measure(self) -> tuple[float, int]:
-        """Seconds of a step, and the peak of memory in bytes."""
+    def measure(self) -> tuple[list[float], int]:
+        """Seconds of each step, and the peak of memory in bytes."""
         try:
             return self._measure(self._runnable())
         finally:
@@ -53,10 +53,10 @@ class Competitor:
         """The step, or a graph of it. A graph is made for each measurement, as it keeps its memory while it lives."""
         return cuda_graph.captured(self.step, warm_up=3) if self.job.how.graph else self.step
 
-    def _measure(self, step: Callable[[], object]) -> tuple[float, int]:
+    def _measure(self, step: Callable[[], object]) -> tuple[list[float], int]:
         if self.device.type == "cuda":
             timing.warm_up(step, self.device)  # memory was given back after the last measurement
-        return timing.seconds_of(step, self.steps, self.device), self.memory.peak_bytes()
+        return timing.seconds_of_each(step, self.steps, self.device), self.memory.peak_bytes()
 
 
 def serve(job: Job, requests: Connection) -> None:

@@ -61,13 +61,18 @@ def instruction_set() -> str:
     return found if found in _INSTRUCTION_SETS else "DEFAULT"
 
 
-def _capability() -> str:
-    """What PyTorch would answer, where it is not loaded: from Linux's list of the processor's abilities."""
+def processor_flags() -> set[str]:
+    """What the processor can do, in Linux's names; empty elsewhere."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return "DEFAULT"
-    flags = next((set(line.split()) for line in text.splitlines() if line.startswith("flags")), set[str]())
+        return set()
+    return next((set(line.split()) for line in text.splitlines() if line.startswith("flags")), set())
+
+
+def _capability() -> str:
+    """What PyTorch would answer, where it is not loaded: from Linux's list of the processor's abilities."""
+    flags = processor_flags()
     allowed = os.environ.get("ATEN_CPU_CAPABILITY", "avx512").lower()
     if {"avx512f", "avx512bw", "avx512vl", "avx512dq", "fma"} <= flags and allowed == "avx512":
         return "AVX512"
