@@ -388,9 +388,8 @@ def compression_table() -> str:
         "| file | runtime | test | minus the run, 95 % | size | mult-adds | one image, one thread | img/s |",
         "| --- " * 8 + "|",
     ]
-    rows = [record for record in _records("cpu", "compression") if record["what"] == "file"]
-    for r in rows:
-        size, first = r["bytes"] / 1e3, r is rows[0]
+    for r in (record for record in _records("cpu", "compression") if record["what"] == "file"):
+        size, first = r["bytes"] / 1e3, r["file"] == r["model"]
         difference = "" if first else f"{100 * r['difference']:+.2f} ± {100 * r['difference_half_width']:.2f}"
         lines.append(
             f"| `{r['file']}` | {r['runtime']} | {100 * r['accuracy']:.2f} % | {difference} | {size:.0f} kB | "
