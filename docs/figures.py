@@ -276,9 +276,10 @@ def claims() -> str:
 
 def _over_rival(name: str) -> str:
     """The native plan beside another runtime, in inference."""
-    groups: dict[tuple[str, int], dict[str, float]] = {}
+    groups: dict[tuple[str, int, int], dict[str, float]] = {}
     for record in _records("cpu", "bench", "rivals.json"):
-        groups.setdefault((record["model"], record["batch_size"]), {})[record["setting"]] = record["images_per_second"]
+        key = record["model"], record["batch_size"], record["threads"]
+        groups.setdefault(key, {})[record["setting"]] = record["images_per_second"]
     return _range([found["native"] / found[name] for found in groups.values()])
 
 
@@ -366,20 +367,27 @@ _FORMATS = ("onnx", "openvino")
 
 
 def rivals_table() -> str:
-    """Inference beside other runtimes: images per second, and the native plan's divided by each one's."""
-    groups: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
+    """Inference beside other runtimes: images per second, what the native plan has of each one's, and latency."""
+    groups: dict[tuple[str, int, int], dict[str, dict[str, Any]]] = {}
     for record in _records("cpu", "bench", "rivals.json"):
-        groups.setdefault((record["model"], record["batch_size"]), {})[record["setting"]] = record
+        key = record["model"], record["batch_size"], record["threads"]
+        groups.setdefault(key, {})[record["setting"]] = record
     names = ("native", "fast", "openvino", "onnxruntime", "plain")
-    lines = [f"| img/s, float32 (native ÷ it) | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
-    for (model, batch), found in groups.items():
-        speeds = {name: found[name]["images_per_second"] for name in names}
-        cells = [
-            f"{speed:.0f}" + ("" if name == "native" else f" ({speeds['native'] / speed:.2f})")
-            for name, speed in speeds.items()
-        ]
-        lines.append(f"| `{model}`, batch {batch} | {' | '.join(cells)} |")
+    lines = [f"| img/s, float32 (native ÷ it), latency p50 / p99 in ms | {' | '.join(names)} |"]
+    lines.append("| --- " * (len(names) + 1) + "|")
+    for (model, batch, threads), found in groups.items():
+        cells = []
+        for name in names:
+            speed, record = found[name]["images_per_second"], found[name]
+            ratio = "" if name == "native" else f" ({found['native']['images_per_second'] / speed:.2f})"
+            latency = f", {1e3 * record['latency_p50']:.2f} / {1e3 * record['latency_p99']:.2f}" if batch == 1 else ""
+            cells.append(f"{speed:.0f}{ratio}{latency}")
+        lines.append(f"| `{model}`, batch {batch}, {_counted(threads, 'thread')} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def compression_table() -> str:
