@@ -54,7 +54,7 @@ class Record:
     error: float | None
     """Of the file, likewise."""
     equal: bool
-    """Within the tolerance, or no further from float64 than twice the network in float32."""
+    """Within the tolerance, or no further from float64 than four times the network in float32."""
     bytes: int
     seconds: float
     """To write and check it."""

@@ -19,6 +19,9 @@ BATCHES = (1, 2, 17)
 """Numbers of images that a file has to take at once."""
 TOLERANCE = 1e-4
 """Of logits in float32; of logits beyond 100, a millionth of the largest."""
+ROUNDINGS = 4
+"""How much further from float64 than the reference a model may be: two ways to compute the same network in float32 differ
+by such a factor in the largest of a few images' errors (2.05 was seen: 32 blocks, OpenVINO)."""
 _MADE = 256
 _WORST = 8  # images that are computed in float64
 
@@ -63,11 +66,11 @@ class Comparison:
         """Whether both are the same model but for rounding.
 
         Some networks amplify rounding so much that float32 itself is less exact than the tolerance. What is no further
-        from float64 than twice the reference is the same model, too.
+        from float64 than a few times the reference is the same model, too.
         """
         close = self.largest_difference <= self.tolerance
         if self.rounding is not None and self.error is not None:
-            close = close or self.error <= 2 * self.rounding
+            close = close or self.error <= ROUNDINGS * self.rounding
         return close and self.same_answers + self.ties == self.images
 
     def to_dict(self) -> dict[str, Any]:
