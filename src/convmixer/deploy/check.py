@@ -20,8 +20,8 @@ BATCHES = (1, 2, 17)
 TOLERANCE = 1e-4
 """Of logits in float32; of logits beyond 100, a millionth of the largest."""
 ROUNDINGS = 4
-"""How much further from float64 than the reference a model may be: two ways to compute the same network in float32 differ
-by such a factor in the largest of a few images' errors (2.05 was seen: 32 blocks, OpenVINO)."""
+"""How many times further from float64 than the reference a model may be. Two ways to compute a network in float32
+differ by such factors in the largest error of a few images: 2.05 was seen, 32 blocks in OpenVINO."""
 _MADE = 256
 _WORST = 8  # images that are computed in float64
 
