@@ -4,8 +4,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <type_traits>
-#include <utility>
 
 #include "vector.h"
 
@@ -113,7 +111,7 @@ static void order_taps(const float* weight, bool turn, float* taps) {
 // Adds one input row, `place` behind source, to the sums FROM … TO - 1 of the K output rows in reach.
 template <int K, int B, bool SAME, int FROM, int TO>
 static INLINE void add_row(const float* const* source, int64_t place, const float* const* taps, V (&sum)[K][B]) {
-#pragma GCC unroll 1  // there are many of these bodies
+#pragma GCC unroll 1  // more of it would be no faster
   for (int dx = 0; dx < K; ++dx) {
     V v[B];
 #pragma GCC unroll 4
@@ -125,12 +123,6 @@ static INLINE void add_row(const float* const* source, int64_t place, const floa
       for (int b = 0; b < B; ++b) sum[j][b] += v[b] * (SAME ? w : splat(taps[b][dx * K + j]));
     }
   }
-}
-
-// f(std::integral_constant<int, I>()) for I from 0 to N - 1.
-template <class F, int... I>
-static INLINE void for_each_constant(std::integer_sequence<int, I...>, F f) {
-  (f(std::integral_constant<int, I>()), ...);
 }
 
 // B columns of vectors at once; finish(b, y, v) gets each of `height` output rows. `source` lies at the first of these
@@ -153,24 +145,19 @@ static INLINE void convolve_columns(const float* const* source, int64_t stride, 
       sum[K - 1][b] = V{};
     }
   };
-  for_each_constant(std::make_integer_sequence<int, 2 * r>(), [&](auto i) INLINE_LAMBDA {
-    constexpr int y = decltype(i)::value - r;
-    if (y < -above) return;
-    if (y < height + below) add_row<K, B, SAME, r - y, K>(source, y * stride, taps, sum);
+  int64_t y = -above;
+  for (; y < 0; ++y) {  // of the rows in reach the first r + 1 are not asked for
+    add_row<K, B, SAME, r + 1, K>(source, y * stride, taps, sum);
     move_up(y);
-  });
-  int64_t y = r;
-  for (; y < height - r; ++y) {
+  }
+  for (; y < height; ++y) {
     add_row<K, B, SAME, 0, K>(source, y * stride, taps, sum);
     move_up(y);
   }
-  for_each_constant(std::make_integer_sequence<int, 2 * r>(), [&](auto i) INLINE_LAMBDA {
-    constexpr int rows = 2 * r - decltype(i)::value;  // that are still to come
-    const int64_t here = height + r - rows;
-    if (here < r) return;
-    if (here < height + below) add_row<K, B, SAME, 0, rows>(source, here * stride, taps, sum);
-    move_up(here);
-  });
+  for (; y < height + r; ++y) {  // and here the last r + 1
+    if (y < height + below) add_row<K, B, SAME, 0, r>(source, y * stride, taps, sum);
+    move_up(y);
+  }
 }
 
 // Weight gradient of kernel rows first … first + ROWS - 1 over the columns begin … end - 1, added to total[row][dx].

@@ -22,8 +22,8 @@
 #define REGISTERS 16
 #endif
 
-#define INLINE inline __attribute__((always_inline))
 #define INLINE_LAMBDA __attribute__((always_inline))
+#define INLINE inline INLINE_LAMBDA
 
 typedef float V __attribute__((vector_size(4 * LANES)));
 typedef int32_t VInt __attribute__((vector_size(4 * LANES)));
