@@ -24,6 +24,7 @@ from convmixer.errors import InputError
 from convmixer.kernels import dispatch
 from convmixer.runtime.device import choose_device
 from convmixer.utils.bench_figures import RooflinePanel, RooflinePoint
+from convmixer.utils.formatting import plural
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -159,7 +160,7 @@ def _records(jobs: Sequence[Job], measured: Sequence[Sequence[Measurement]], lim
             continue
         seconds, sizes = times[job.setting], job.architecture
         median = statistics.median(seconds)
-        each = sorted(chain.from_iterable(steps for steps, _ in rounds))
+        single = [*chain.from_iterable(steps for steps, _ in rounds)]
         timed = job.what == "infer" and job.device == "cpu"
         work = roofline.flops(job)
         records.append(
@@ -186,8 +187,8 @@ def _records(jobs: Sequence[Job], measured: Sequence[Sequence[Measurement]], lim
                 gemm_flops_per_second=limits.gemm_flops_per_second[job.how.precision],
                 bytes_per_second=limits.bytes_per_second,
                 limited_by=" ".join(f"{name}={os.environ[name]}" for name in _LIMITS if os.environ.get(name)),
-                latency_p50=float(np.percentile(each, 50)) if timed else None,
-                latency_p99=float(np.percentile(each, 99)) if timed else None,
+                latency_p50=float(np.quantile(single, 0.5)) if timed else None,
+                latency_p99=float(np.quantile(single, 0.99)) if timed else None,
             )
         )
     return records
@@ -226,7 +227,7 @@ def format_table(records: Sequence[Record]) -> str:
         group = [r for r in records if (r.what, r.model, r.batch_size) == key]
         fp16 = any(r.ratio_to_plain_fp16 is not None for r in group)
         limits = f", {group[0].limited_by}" if group[0].limited_by else ""
-        where = f"{group[0].machine.device_name}, {group[0].machine.threads} threads{limits}"
+        where = f"{group[0].machine.device_name}, {plural(group[0].machine.threads, 'thread')}{limits}"
         lines.append(f"{key[0]} {key[1]}, batch {key[2]}, {where}")
         timed = group[0].latency_p50 is not None
         heads = ["setting", "img/s", "(range)", "÷ plain", *(["÷ plain+fp16"] if fp16 else [])]
