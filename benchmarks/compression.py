@@ -17,12 +17,11 @@ from compact import merge, read
 
 import convmixer
 from convmixer.deploy.compress import RECORD, compress_run
+from convmixer.deploy.formats import FORMATS
 from convmixer.deploy.measure import Measured, measure_files
-from convmixer.deploy.pipeline import Backend, Pipeline
+from convmixer.deploy.pipeline import Pipeline
+from convmixer.deploy.quantize import FORMAT_OF
 from convmixer.runs import RunDir, Summary
-
-BACKENDS: dict[Backend, str] = {"onnxruntime": ".onnx", "openvino": ".xml", "nncf": ".xml"}
-"""With the suffixes of their files."""
 
 
 def trained(out: Path, fields: dict[str, Any]) -> Summary:
@@ -76,12 +75,12 @@ def main() -> None:
     trained(run, {**common, "dim": args.dim, "depth": args.depth})
     folder.mkdir(exist_ok=True)
     files: list[Path] = [run]
-    for backend, suffix in BACKENDS.items():
+    for backend, file_format in FORMAT_OF.items():
         qat = args.qat if backend == "onnxruntime" else 0  # OpenVINO gets the same graph, NNCF makes its own
         compressed(run, folder / backend, Pipeline(quantize="int8", qat=qat, backend=backend))
-        files += [folder / backend / f"{name}{suffix}" for name in ("original", "int8", *["int8-qat"] * bool(qat))]
-        if backend == "nncf":
-            files.remove(folder / backend / f"original{suffix}")  # the same as before
+        original = backend != "nncf"  # whose is OpenVINO's
+        names = ["original"] * original + ["int8"] + ["int8-qat"] * bool(qat)
+        files += [folder / backend / f"{name}{FORMATS[file_format].suffix}" for name in names]
     if args.ratio:
         pipeline = Pipeline(prune="channels", ratio=args.ratio, finetune=args.finetune, baseline=True)
         verdicts = compressed(run, folder / "pruned", pipeline)

@@ -11,13 +11,13 @@ import copy
 import itertools
 import json
 import statistics
-import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from convmixer.bench.timing import this_machine
+from convmixer.bench import timing
 from convmixer.config import ModelConfig
 from convmixer.files import write_atomic
 from convmixer.models import build_model, count_multiply_adds
@@ -27,6 +27,7 @@ MAPS = (4, 7, 8, 14, 16, 28, 56)
 KERNELS = (3, 5, 9, 15)
 BATCHES = (1, 16, 128, 512)
 DEPTH, PATCH = 2, 2
+CPU = torch.device("cpu")
 LARGEST = 8e9  # multiply-adds of a step
 ROUNDS, SECONDS = 3, 0.05
 
@@ -54,19 +55,15 @@ def measured(dim: int, side: int, kernel: int, batch: int) -> Row | None:
     other = copy.deepcopy(model)
     other._executor.planned = None
     images = torch.randn(batch, 3, side * PATCH, side * PATCH)
-    times: list[list[float]] = [[], []]
+    steps = [partial(one, images) for one in (model, other)]
     with torch.inference_mode():
-        for turn in range(ROUNDS + 1):
-            for one, kept in zip((model, other), times, strict=True):
-                steps, end = list[float](), time.perf_counter() + SECONDS
-                while not steps or time.perf_counter() < end:
-                    begin = time.perf_counter()
-                    one(images)
-                    steps.append(time.perf_counter() - begin)
-                if turn:  # the first one warms up
-                    kept.append(statistics.median(steps))
-    ratio = statistics.median(theirs / ours for ours, theirs in zip(*times, strict=True))
-    return Row(dim, side, kernel, batch, round(1e3 * statistics.median(times[0]), 3), round(ratio, 2))
+        repeats = [timing.warm_up(step, CPU, SECONDS) for step in steps]
+        taken = [
+            [statistics.median(timing.seconds_of_each(*turn, CPU)) for turn in zip(steps, repeats, strict=True)]
+            for _ in range(ROUNDS)
+        ]
+    ratio = statistics.median(theirs / ours for ours, theirs in taken)
+    return Row(dim, side, kernel, batch, round(1e3 * statistics.median(ours for ours, _ in taken), 3), round(ratio, 2))
 
 
 def main() -> None:
@@ -83,7 +80,7 @@ def main() -> None:
         ratios = "  ".join("-" if row is None else f"{row.ratio:.2f}" for row in found)
         print(f"dim {dim}, maps {side}, k{kernel}, batches {BATCHES}: {ratios}", flush=True)
     slower = [row for row in rows if row.ratio < 1]
-    machine = this_machine(torch.device("cpu"), torch.get_num_threads())
+    machine = timing.this_machine(CPU, torch.get_num_threads())
     print(f"{len(rows)} sizes, {skipped} left out, {len(slower)} slower in one call")
     for row in slower:
         print(row)

@@ -10,20 +10,21 @@ import argparse
 import importlib
 import json
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from convmixer.bench.timing import this_machine
+from convmixer.bench import timing
 from convmixer.deploy.source import Source
 from convmixer.runs import RunDir
 from convmixer.runs.data import load_own_data
 
 BATCH, CALIBRATION, ROUNDS = 128, 512, 15
+CPU = torch.device("cpu")
 Network = Callable[[Tensor], Tensor]
 
 
@@ -68,12 +69,10 @@ def main() -> None:
         seconds: dict[str, list[float]] = {name: [] for name in networks}
         for _ in range(ROUNDS):
             for name, one in networks.items():
-                begin = time.perf_counter()
-                one(images[:BATCH])
-                seconds[name].append(time.perf_counter() - begin)
+                seconds[name].append(timing.seconds_of(partial(one, images[:BATCH]), 1, CPU))
         for name, row in rows.items():
             row["images_per_second"] = BATCH / statistics.median(seconds[name])
-    machine = this_machine(torch.device("cpu"), torch.get_num_threads())
+    machine = timing.this_machine(CPU, torch.get_num_threads())
     result = {"torchao": importlib.import_module("torchao").__version__, "rows": rows, "machine": vars(machine)}
     text = json.dumps(result, indent=2) + "\n"
     print(text, end="")

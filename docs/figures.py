@@ -18,6 +18,7 @@ from convmixer.models import describe_models
 from convmixer.report.records import StudyRecord
 from convmixer.utils.architecture import architecture
 from convmixer.utils.comparisons import mean_interval, paired_difference
+from convmixer.utils.formatting import plural
 from convmixer.utils.visualization import save_figure
 
 HERE = Path(__file__).parent
@@ -276,11 +277,17 @@ def claims() -> str:
 
 def _over_rival(name: str) -> str:
     """The native plan beside another runtime, in inference."""
-    groups: dict[tuple[str, int, int], dict[str, float]] = {}
+    speeds = [{key: r["images_per_second"] for key, r in found.items()} for found in _rivals().values()]
+    return _range([found["native"] / found[name] for found in speeds])
+
+
+def _rivals() -> dict[tuple[str, int, int], dict[str, dict[str, Any]]]:
+    """Records of inference by model, batch size and threads, and by setting."""
+    groups: dict[tuple[str, int, int], dict[str, dict[str, Any]]] = {}
     for record in _records("cpu", "bench", "rivals.json"):
         key = record["model"], record["batch_size"], record["threads"]
-        groups.setdefault(key, {})[record["setting"]] = record["images_per_second"]
-    return _range([found["native"] / found[name] for found in groups.values()])
+        groups.setdefault(key, {})[record["setting"]] = record
+    return groups
 
 
 def _over_stock(kind: str, name: str, field: str) -> tuple[str, str]:
@@ -368,26 +375,18 @@ _FORMATS = ("onnx", "openvino")
 
 def rivals_table() -> str:
     """Inference beside other runtimes: images per second, what the native plan has of each one's, and latency."""
-    groups: dict[tuple[str, int, int], dict[str, dict[str, Any]]] = {}
-    for record in _records("cpu", "bench", "rivals.json"):
-        key = record["model"], record["batch_size"], record["threads"]
-        groups.setdefault(key, {})[record["setting"]] = record
     names = ("native", "fast", "openvino", "onnxruntime", "plain")
     lines = [f"| img/s, float32 (native ÷ it), latency p50 / p99 in ms | {' | '.join(names)} |"]
     lines.append("| --- " * (len(names) + 1) + "|")
-    for (model, batch, threads), found in groups.items():
+    for (model, batch, threads), found in _rivals().items():
         cells = []
         for name in names:
             speed, record = found[name]["images_per_second"], found[name]
             ratio = "" if name == "native" else f" ({found['native']['images_per_second'] / speed:.2f})"
             latency = f", {1e3 * record['latency_p50']:.2f} / {1e3 * record['latency_p99']:.2f}" if batch == 1 else ""
             cells.append(f"{speed:.0f}{ratio}{latency}")
-        lines.append(f"| `{model}`, batch {batch}, {_counted(threads, 'thread')} | {' | '.join(cells)} |")
+        lines.append(f"| `{model}`, batch {batch}, {plural(threads, 'thread')} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def compression_table() -> str:

@@ -66,8 +66,7 @@ def _onnx(source: Source, path: Path) -> None:
 
 def _openvino(source: Source, path: Path) -> None:
     """OpenVINO's own format, made from the ONNX graph; weights stay float32."""
-    openvino = required("openvino", "openvino", "--format openvino")
-    save_openvino(openvino.Core().read_model(onnx_graph(source).SerializeToString()), source.info, path)
+    save_openvino(openvino_model(onnx_graph(source)), source.info, path)
 
 
 FORMATS: dict[str, Format] = {
@@ -155,6 +154,11 @@ def describe_onnx(graph: Any, info: ModelInfo) -> None:
     del graph.metadata_props[:]
     for key, value in (kept | {KEY: info.to_json()}).items():
         graph.metadata_props.add(key=key, value=value)
+
+
+def openvino_model(graph: Any) -> Any:
+    """An ONNX graph as an ``openvino.Model``."""
+    return required("openvino", "openvino", "--format openvino").Core().read_model(graph.SerializeToString())
 
 
 def save_openvino(model: Any, info: ModelInfo, path: Path) -> None:

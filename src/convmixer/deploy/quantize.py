@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmixer.deploy.check import BATCHES
-from convmixer.deploy.formats import describe_onnx, onnx_graph, quiet, save_openvino
+from convmixer.deploy.formats import describe_onnx, onnx_graph, openvino_model, quiet, save_openvino
 from convmixer.deploy.pipeline import LEAST, Backend
 from convmixer.deploy.source import Source
 from convmixer.errors import InputError
@@ -58,15 +58,13 @@ def write_int8(source: Source, path: Path, backend: Backend, images: NDArray[np.
     info = replace(source.info, precision="int8", changes=(*source.info.changes, change))
     graph = onnx_graph(source)
     if backend == "nncf":
-        save_openvino(_by_nncf(graph, images), info, path)
-        return
-    graph = _qdq(graph, images)
-    if backend == "onnxruntime":
+        save_openvino(_by_nncf(openvino_model(graph), images), info, path)
+    elif backend == "openvino":
+        save_openvino(openvino_model(_qdq(graph, images)), info, path)
+    else:
+        graph = _qdq(graph, images)
         describe_onnx(graph, replace(info, opset=int(graph.opset_import[0].version)))
         path.write_bytes(graph.SerializeToString())
-    else:
-        openvino = required("openvino", "openvino", "--backend openvino")
-        save_openvino(openvino.Core().read_model(graph.SerializeToString()), info, path)
 
 
 def check_int8(written: FilePredictor, images: NDArray[np.uint8]) -> None:
@@ -77,13 +75,12 @@ def check_int8(written: FilePredictor, images: NDArray[np.uint8]) -> None:
             raise RuntimeError(f"{written.runtime} gives no finite logits for {size} images. The file was not kept.")
 
 
-def _by_nncf(graph: Any, images: NDArray[np.uint8]) -> Any:
-    """The ONNX graph as OpenVINO's, quantised by OpenVINO's own tool."""
-    openvino = required("openvino", "openvino", "--backend nncf")
+def _by_nncf(model: Any, images: NDArray[np.uint8]) -> Any:
+    """An ``openvino.Model``, quantised by OpenVINO's own tool."""
     nncf = required("nncf", "nncf", "--backend nncf")
     with quiet("nncf"), redirect_stdout(io.StringIO()):  # it draws bars
         return nncf.quantize(
-            openvino.Core().read_model(graph.SerializeToString()),
+            model,
             nncf.Dataset([image[None] for image in images]),
             preset=nncf.QuantizationPreset.MIXED,  # zero points for activations: GELU's are hardly ever negative
             subset_size=len(images),
