@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from convmixer.cli.commands import COMMANDS
@@ -389,6 +389,17 @@ def rivals_table() -> str:
     return "\n".join(lines)
 
 
+def plan_sweep() -> str:
+    """Of each number of images, how much faster a model is in one native call than operation by operation."""
+    found = json.loads((ROOT / "results" / "cpu" / "bench" / "plan_sweep.json").read_text(encoding="utf-8"))
+    lines = ["| images | sizes | operations ÷ native call: least | median | most |", "| --- " * 5 + "|"]
+    for batch in sorted({row["batch_size"] for row in found["rows"]}):
+        ratios = [row["ratio"] for row in found["rows"] if row["batch_size"] == batch]
+        cells = " | ".join(f"{figure:.2f}" for figure in (min(ratios), median(ratios), max(ratios)))
+        lines.append(f"| {batch} | {len(ratios)} | {cells} |")
+    return "\n".join(lines)
+
+
 def compression_table() -> str:
     """What compression made of a network: accuracy on the test images beside the run's own, size and speed."""
     lines = [
@@ -448,6 +459,7 @@ MADE: dict[Path, dict[str, Callable[[], str]]] = {
         "augmentation": partial(augmentation, "cpu", "augment.json"),
         "sweep": partial(sweep_table, "sweep.json"),
         "rivals": rivals_table,
+        "plan sweep": plan_sweep,
     },
     ROOT / "results" / "cpu" / "compression" / "README.md": {
         "compression": compression_table,
