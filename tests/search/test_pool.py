@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from convmixer.config import RunConfig
 from convmixer.data import Dataset
 from convmixer.errors import InputError, Interrupted
 from convmixer.runs import RunBusyError, RunDir, Summary
@@ -108,6 +109,27 @@ def test_what_is_busy_comes_last(tmp_path: Path, digits: Dataset) -> None:
         done = [next(answers)[0] for _ in range(2)]
     done += [config for config, _ in answers]
     assert [config.seed for config in done] == [1, 2, 0]
+
+
+def test_a_run_that_another_process_trains_is_passed_over_without_waiting_for_it(
+    tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of short runs the other one would end while this process waits, which would then follow it from run to run."""
+    tried: list[int] = []
+
+    def train_here(self: RunPool, config: RunConfig, **_: object) -> str:
+        tried.append(config.seed)
+        return "done"
+
+    monkeypatch.setattr(RunPool, "_train", train_here)
+    pool = RunPool(tmp_path)
+    configs = [tiny_config(seed=seed) for seed in range(3)]
+    with RunDir(pool.path(configs[0])).locked():
+        answers = pool.run_all(configs, dataset=digits)
+        assert [next(answers)[0] for _ in range(2)] == configs[1:]
+        assert tried == [1, 2]
+    assert next(answers)[0] == configs[0]
+    assert tried == [1, 2, 0]
 
 
 def test_a_crashed_run_is_reported_and_can_be_retried(

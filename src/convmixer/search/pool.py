@@ -136,6 +136,9 @@ class RunPool:
                     path = self.path(config)
                     yield config, RunCrashedError(f"{path}: crashed in another process; see {path / 'error.txt'}")
                     continue
+                if RunDir(self.path(config)).status() == "running":  # to wait for its lock would be to follow the other
+                    busy.append(config)
+                    continue
                 try:
                     watcher = EpochWatcher(functools.partial(report, config))
                     options: dict[str, Any] = {"console": console, "test": test, "observer": watcher}
